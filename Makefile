@@ -1,0 +1,43 @@
+# Two commands for everybody: `make demo` and `make test`. Each sets up what it needs by itself (.ci/setup).
+
+BIN := .venv/bin
+
+.PHONY: help setup demo test check fmt lint type soak lock clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.stamp ## make the virtual environment
+
+.venv/.stamp: requirements.lock pyproject.toml .ci/setup
+	@.ci/setup
+
+demo: .venv/.stamp ## show the main things, on a server of its own
+	@$(BIN)/psf demo
+
+test: .venv/.stamp ## run the tests
+	@$(BIN)/python -m pytest
+
+soak: .venv/.stamp ## run the long batteries
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m slow --timeout 3600
+
+check: lint type ## everything that can be said without running the tests
+
+lint: .venv/.stamp
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+type: .venv/.stamp
+	@$(BIN)/mypy
+
+fmt: .venv/.stamp ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## choose anew the versions in requirements.lock (needs uv)
+	uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --extra dev \
+		--python-version 3.11 pyproject.toml --output-file requirements.lock
+
+clean: ## remove what set-up and tests made
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

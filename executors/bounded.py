@@ -1,0 +1,30 @@
+"""An executor that does no more than so many steps at once; others wait their turn, for a while."""
+
+from __future__ import annotations
+
+import asyncio
+
+from executors.errors import Overloaded
+from executors.interfaces import Executor, Request, Result
+
+
+class BoundedExecutor:
+    """`Executor` with `slots` steps at once, first come first served. A step waits at most `patience_s` for its slot."""
+
+    def __init__(self, inner: Executor, slots: int, patience_s: float) -> None:
+        self._inner, self._slots, self._patience_s = inner, asyncio.Semaphore(slots), patience_s
+
+    async def execute(self, request: Request) -> Result:
+        """As the inner executor. Raises Overloaded when no slot came free in time."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Overloaded(self._patience_s) from None
+        try:
+            return await self._inner.execute(request)
+        finally:
+            self._slots.release()
+
+    async def close(self) -> None:
+        await self._inner.close()

@@ -1,0 +1,281 @@
+"""The bubblewrap sandbox: namespaces, seccomp and limits through bwrap, started by the launcher. Portable and unprivileged.
+
+bwrap is never started as root: `--unshare-user` would map its user to the host's root, who may write kernel settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from executors.errors import SandboxBroken
+from executors.interfaces import Capabilities, Cell, Job, RunResult, Usage
+from executors.launcher import REQUEST_BYTES_MAX, Launcher
+from executors.output import Reader, Writer
+from executors.paths import SCRATCH, WORK
+from executors.profile import TOOLS, Profile
+from store.snapshot import Ending, Limits
+from store.workspace import BindMount, OverlayMount
+
+_log = logging.getLogger(__name__)
+_KILL_PATIENCE_S = 20.0
+_PROCESSES_OF_OURS = 2
+"""bwrap outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
+
+
+class BubblewrapSettings(msgspec.Struct, frozen=True):
+    """`workspace`: overlay where it works, copy where it does not ("auto"), or one of them by force."""
+
+    bwrap: str
+    libraries: tuple[str, ...]
+    probe_folder: Path
+    workspace: Literal["auto", "overlay", "copy"] = "auto"
+
+
+class BubblewrapSandbox:
+    """`Sandbox` on this machine. Made by `start`."""
+
+    def __init__(
+        self, profile: Profile, settings: BubblewrapSettings, launcher: Launcher, facts: dict[str, Any]
+    ) -> None:
+        self._profile, self._settings, self._launcher, self._facts = profile, settings, launcher, facts
+        self._numbers = itertools.count(1)
+        self._restarting = asyncio.Lock()
+        self._closed = False
+        self.capabilities = _capabilities(profile, settings, facts)
+
+    @classmethod
+    async def start(cls, profile: Profile, settings: BubblewrapSettings) -> BubblewrapSandbox:
+        """Start the launcher and find out what can be enforced here, by doing it.
+
+        Raises SandboxUnavailable when there are no namespaces to be had.
+        """
+        launcher, facts = await _start_launcher(profile, settings)
+        return cls(profile, settings, launcher, facts)
+
+    @asynccontextmanager
+    async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
+        launcher = await self._living_launcher()
+        name = f"cell-{next(self._numbers)}"
+        scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _scratch_folders()}
+        _, descriptors = await launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
+        cell = _BubblewrapCell(self._profile, self._facts, launcher, name, descriptors[0])
+        try:
+            yield cell
+        finally:
+            os.close(cell.scratch)
+            await asyncio.shield(asyncio.ensure_future(launcher.ask("close", [], cell=name)))
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._launcher.close()
+
+    async def _living_launcher(self) -> Launcher:
+        """The launcher, started anew if it died: its death ends what it ran, not the server."""
+        async with self._restarting:
+            if not self._launcher.alive and not self._closed:
+                _log.error("the sandbox launcher died; starting another")
+                await self._launcher.close()
+                self._launcher, self._facts = await _start_launcher(self._profile, self._settings)
+        return self._launcher
+
+
+class _BubblewrapCell:
+    def __init__(self, profile: Profile, facts: dict[str, Any], launcher: Launcher, name: str, scratch: int) -> None:
+        self._profile, self._facts, self._launcher, self._name = profile, facts, launcher, name
+        self.scratch = scratch
+
+    async def run(self, job: Job) -> RunResult:
+        number = self._launcher.number()
+        kill_tasks: set[asyncio.Task[None]] = set()
+
+        def kill() -> None:
+            kill_tasks.add(asyncio.ensure_future(self._launcher.tell("kill", number)))
+
+        limits = job.limits
+        readers = [Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill) for _ in range(2)]
+        stdin = Writer(job.stdin)
+        ends: list[Reader | Writer] = [stdin, *readers]
+        try:
+            asked = asyncio.ensure_future(
+                self._launcher.ask("run", [end.inner for end in ends], number=number, **self._order(job))
+            )
+            try:
+                answer, _ = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                kill()
+                await asyncio.wait([asked], timeout=_KILL_PATIENCE_S)
+                raise
+            for end in ends:
+                end.handed_over()
+            stdout, stderr = [await reader.output() for reader in readers]
+        finally:
+            for end in ends:
+                end.close()
+        if not answer["started"]:
+            _log.error("bwrap did not start: %s", stderr.data.decode(errors="replace"))
+            raise SandboxBroken("the sandbox could not be set up; the server's log says why")
+        ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
+        usage = answer["usage"] or [0, 0, None, None]
+        hit = [
+            *(["memory"] if usage[0] else []),
+            *(["processes"] if usage[1] else []),
+            *(["output"] if stdout.truncated or stderr.truncated else []),
+        ]
+        spent = Usage(answer["wall_time_s"], usage[3], usage[2])
+        return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
+
+    def _order(self, job: Job) -> dict[str, Any]:
+        arguments = [*_confinement(self._profile, self._facts["stage"], self._name)]
+        for key, value in job.env:
+            arguments += ["--setenv", key, value]
+        size = sum(len(text.encode()) + 1 for text in (*job.argv, *arguments))
+        if size > REQUEST_BYTES_MAX:
+            raise SandboxBroken(f"arguments and environment take {size} bytes; at most {REQUEST_BYTES_MAX} fit")
+        in_group = self._facts["cgroup"] is not None
+        return {
+            "argv": job.argv,
+            "arguments": arguments,
+            "rlimits": _resource_limits(job.limits, in_group=in_group),
+            "memory_bytes": job.limits.memory_bytes,
+            # The group's limit strikes first, where there is one, since it counts how often it struck.
+            "processes": job.limits.processes + (4 * _PROCESSES_OF_OURS if in_group else 1),
+            "group_processes": job.limits.processes + _PROCESSES_OF_OURS,
+            "wall_time_s": job.limits.wall_time_s,
+        }
+
+
+async def _start_launcher(profile: Profile, settings: BubblewrapSettings) -> tuple[Launcher, dict[str, Any]]:
+    settings.probe_folder.mkdir(parents=True, exist_ok=True)
+    setup = {
+        "uid": profile.user.uid,
+        "gid": profile.user.gid,
+        "bwrap": settings.bwrap,
+        "bwrap_libraries": settings.libraries,
+        "probe_folder": str(settings.probe_folder),
+        "texts": {f"root{path}": text for path, text in profile.texts},
+        "binds": {_staged(target): source for source, target in profile.binds if not _is_reachable(source)},
+    }
+    return await Launcher.start(setup, profile.filter_program)
+
+
+def _is_reachable(path: str) -> bool:
+    """Whether the sandbox's user can reach a host path by itself; others are offered on the launcher's stage."""
+    return path.startswith(("/etc/", "/usr/"))
+
+
+def _staged(target: str) -> str:
+    return "bind" + target
+
+
+def _scratch_folders() -> list[str]:
+    return [folder.decode() for folder in SCRATCH.values()]
+
+
+def _confinement(profile: Profile, stage: str, cell: str) -> list[str]:
+    """The profile in bwrap's terms, for one cell."""
+    arguments = (
+        "--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup --disable-userns"
+        " --uid 1000 --gid 1000 --die-with-parent --new-session --cap-drop ALL --clearenv"
+        f" --hostname {profile.hostname} --info-fd 11"
+    ).split()
+    if profile.filter_program is not None:
+        arguments += ["--seccomp", "12"]
+    for path in profile.system:
+        arguments += ["--ro-bind", path, path]
+    for target, path in profile.links:
+        arguments += ["--symlink", target, path]
+    for source, target in profile.binds:
+        arguments += ["--ro-bind", source if _is_reachable(source) else f"{stage}/{_staged(target)}", target]
+    arguments += ["--ro-bind", f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"]
+    for path, _ in profile.texts:
+        if path.startswith("/etc/"):
+            arguments += ["--ro-bind", f"{stage}/root{path}", path]
+    arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(profile.shared_memory_bytes), "--tmpfs", "/dev/shm"]
+    arguments += ["--remount-ro", "/dev", "--dir", "/run"]
+    for path, folder in SCRATCH.items():
+        arguments += ["--bind", f"{stage}/{cell}/scratch/{folder.decode()}", path]
+    arguments += ["--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]
+    for key, value in profile.environment:
+        arguments += ["--setenv", key, value]
+    return arguments
+
+
+def _resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, int]]:
+    chosen = {
+        "CORE": (0, 0),
+        "CPU": (limits.cpu_time_s, limits.cpu_time_s + 1),
+        "FSIZE": (limits.file_bytes, limits.file_bytes),
+        "NOFILE": (limits.open_files, limits.open_files),
+        "MEMLOCK": (8 << 20, 8 << 20),
+        "STACK": (8 << 20, resource.RLIM_INFINITY),
+    }
+    if not in_group:
+        # Private writable memory of each process; address space (RLIMIT_AS) would break runtimes that only reserve it.
+        chosen["DATA"] = (limits.memory_bytes, limits.memory_bytes)
+    return chosen
+
+
+def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, int | None]:
+    """How the first process ended: ending, exit code, signal. Pure."""
+    code = os.waitstatus_to_exitcode(answer["status"])
+    if not answer["exact"] and code > 128:
+        code = 128 - code
+    died_by = -code if code < 0 else None
+    if answer["timed_out"] or died_by == signal.SIGXCPU:
+        return Ending.TIMED_OUT, None, None
+    if flooded:
+        return Ending.OUTPUT_LIMIT, None, None
+    if died_by == signal.SIGKILL and answer["usage"] and answer["usage"][0]:
+        return Ending.OUT_OF_MEMORY, None, died_by
+    if died_by is not None:
+        return Ending.SIGNALLED, None, died_by
+    return Ending.EXITED, code, None
+
+
+def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[str, Any]) -> Capabilities:
+    missing = [
+        "disk: the work directory's total size is not limited while a program runs, only each file and what is kept"
+    ]
+    if facts["overlay"] is not None and settings.workspace != "copy":
+        missing.append(
+            f"workspace: no overlay can be mounted here ({facts['overlay']}); trees are copied, which is slower"
+        )
+    if facts["cgroup"] is None:
+        missing.append(
+            f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"
+        )
+    if profile.filter_program is None:
+        missing.append("system calls: no filter for this architecture")
+    if not facts["exact_status"]:
+        missing.append("exit status: this kernel (before 6.15) cannot tell exit code 128+n from death by signal n")
+    overlay = facts["overlay"] is None and settings.workspace != "copy"
+    if overlay and not profile.privileged:
+        missing.append("rename: without root, renaming a directory of an earlier step answers EXDEV; mv copies instead")
+    enforced = {
+        "files": "read-only system, private work directory and scratch (mount namespace)",
+        "network": "none (network namespace)",
+        "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
+        "wall_time": "killed by the launcher",
+        "cpu_time": "RLIMIT_CPU, each process",
+        "memory": facts["cgroup"] or "RLIMIT_DATA, each process",
+        "processes": "RLIMIT_NPROC" + (f" and {facts['cgroup']}" if facts["cgroup"] else ""),
+        "output": "kept and flood caps",
+        "file_size": "RLIMIT_FSIZE",
+        "open_files": "RLIMIT_NOFILE",
+        "scratch": "sized file system (hard)",
+    }
+    if profile.filter_program is not None:
+        enforced["system_calls"] = "seccomp"
+    return Capabilities("bubblewrap", "overlay" if overlay else "copy", enforced, tuple(missing))

@@ -1,0 +1,231 @@
+"""Control groups: limits on memory and processes of a whole run, and what it used. Version 1 and version 2.
+
+Standard library only: the launcher imports this. Groups are made below our own group, or below the root of the hierarchy,
+in a folder named after the launcher, so that what a dead launcher left can be told from what a living one uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+_PREFIX = "psf-"
+_REMOVE_ATTEMPTS = 50
+_REMOVE_PAUSE_S = 0.002
+
+
+class GroupUsage(NamedTuple):
+    """`memory_kills` and `process_refusals` count how often a limit struck."""
+
+    memory_kills: int
+    process_refusals: int
+    memory_peak_bytes: int | None
+    cpu_time_s: float | None
+
+
+class Group:
+    """The control group of one run: one folder in each hierarchy."""
+
+    def __init__(self, folders: dict[str, Path], version: int) -> None:
+        self._folders, self._version = folders, version
+
+    def set_limits(self, memory_bytes: int, processes: int) -> None:
+        memory, pids = self._folders["memory"], self._folders["pids"]
+        if self._version == 2:
+            _write(memory / "memory.max", memory_bytes)
+            _write_if_there(memory / "memory.swap.max", 0)
+        else:
+            _write(memory / "memory.limit_in_bytes", memory_bytes)
+            _write_if_there(memory / "memory.memsw.limit_in_bytes", memory_bytes)
+        _write(pids / "pids.max", processes)
+
+    def open_entrances(self) -> list[int]:
+        """Descriptors to which a process writes `0` to join."""
+        return [os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in set(self._folders.values())]
+
+    def usage(self) -> GroupUsage:
+        memory, pids = self._folders["memory"], self._folders["pids"]
+        refusals = _field(pids / "pids.events", "max")
+        if self._version == 2:
+            micros = _field(memory / "cpu.stat", "usage_usec")
+            return GroupUsage(
+                _field(memory / "memory.events", "oom_kill"), refusals, _number(memory / "memory.peak"), micros / 1e6
+            )
+        cpu = self._folders.get("cpuacct")
+        nanos = _number(cpu / "cpuacct.usage") if cpu else None
+        return GroupUsage(
+            _field(memory / "memory.oom_control", "oom_kill"),
+            refusals,
+            _number(memory / "memory.max_usage_in_bytes"),
+            nanos / 1e9 if nanos is not None else None,
+        )
+
+    def remove(self) -> bool:
+        """Remove the folders; False when processes are still in it."""
+        removed = [_remove(folder) for folder in set(self._folders.values())]
+        return all(removed)
+
+
+class Cgroups:
+    """Makes groups for one launcher. `parents` maps each controller to the folder that our own folder is made in."""
+
+    def __init__(self, parents: dict[str, Path], version: int, instance: str) -> None:
+        self.version, self._count = version, 0
+        self._instances = {controller: parent / instance for controller, parent in parents.items()}
+        for parent in set(parents.values()):
+            _sweep(parent)
+        for folder in set(self._instances.values()):
+            folder.mkdir(exist_ok=True)
+            if version == 2:
+                _delegate(folder)
+
+    def create(self, memory_bytes: int, processes: int) -> Group:
+        self._count += 1
+        folders = {controller: folder / str(self._count) for controller, folder in self._instances.items()}
+        for folder in set(folders.values()):
+            folder.mkdir()
+        group = Group(folders, self.version)
+        group.set_limits(memory_bytes, processes)
+        return group
+
+    def close(self) -> None:
+        for folder in set(self._instances.values()):
+            _remove_instance(folder)
+
+
+def find(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> tuple[Cgroups | None, str]:
+    """Groups with memory and process limits, tried by making one; else None and the reason."""
+    reasons = []
+    for version, parents in _candidates(root, _own_groups(membership)):
+        try:
+            cgroups = Cgroups(parents, version, _instance_name())
+        except OSError as error:
+            reasons.append(f"cgroup v{version}: {error.strerror}")
+            continue
+        try:
+            cgroups.create(1 << 30, 1024).remove()
+            return cgroups, f"cgroup v{version}"
+        except OSError as error:
+            reasons.append(f"cgroup v{version}: {error.strerror}")
+            cgroups.close()
+    return None, "; ".join(dict.fromkeys(reasons)) or "no control group hierarchy is mounted"
+
+
+def _candidates(root: Path, own: dict[str, str]) -> list[tuple[int, dict[str, Path]]]:
+    """Where groups may be made, best first: below our own group, then below the root of the hierarchy."""
+    candidates = []
+    for inside in (True, False):
+        if (root / "cgroup.controllers").exists():
+            folder = root / own.get("", "").lstrip("/") if inside else root
+            candidates.append((2, {"memory": folder, "pids": folder}))
+        if (root / "memory").is_dir() and (root / "pids").is_dir():
+            controllers = [name for name in ("memory", "pids", "cpuacct") if (root / name).is_dir()]
+            version_1 = {
+                name: root / name / own.get(name, "").lstrip("/") if inside else root / name for name in controllers
+            }
+            candidates.append((1, version_1))
+    return candidates
+
+
+def _own_groups(membership: Path) -> dict[str, str]:
+    """Our own group in each hierarchy; version 2 under the name ''. Format: cgroups(7), /proc/[pid]/cgroup."""
+    groups = {}
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path
+    return groups
+
+
+def _delegate(folder: Path) -> None:
+    available = (folder / "cgroup.controllers").read_text().split()
+    if not {"memory", "pids"} <= set(available):
+        _write(folder.parent / "cgroup.subtree_control", "+memory +pids")
+    _write(folder / "cgroup.subtree_control", "+memory +pids")
+
+
+def _instance_name() -> str:
+    """Says which process, beyond doubt: its pid namespace, its pid, and its start in clock ticks since boot."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    return f"{_PREFIX}{namespace}-{os.getpid()}-{_start_ticks(os.getpid())}"
+
+
+def _start_ticks(pid: int) -> str | None:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return status.rpartition(")")[2].split()[19]
+
+
+def _sweep(parent: Path) -> None:
+    """Kill and remove what launchers that are gone have left, of our own pid namespace only: other pids mean nothing here."""
+    namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    for folder in parent.glob(f"{_PREFIX}{namespace}-*-*"):
+        pid, ticks = folder.name.split("-")[2:]
+        if _start_ticks(int(pid)) != ticks:
+            _remove_instance(folder)
+
+
+def _remove_instance(folder: Path) -> None:
+    groups = [*folder.iterdir(), folder] if folder.is_dir() else []
+    for group in groups:
+        if not group.is_dir():
+            continue
+        for pid in _pids(group):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _remove(group)
+
+
+def _pids(group: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split() if pid != "0"]
+    except OSError:
+        return []
+
+
+def _remove(folder: Path) -> bool:
+    for _ in range(_REMOVE_ATTEMPTS):
+        try:
+            folder.rmdir()
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            time.sleep(_REMOVE_PAUSE_S)
+    return False
+
+
+def _write(path: Path, value: int | str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)
+
+
+def _write_if_there(path: Path, value: int) -> None:
+    with contextlib.suppress(OSError):
+        _write(path, value)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _field(path: Path, name: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split()[0] == name), 0)

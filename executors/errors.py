@@ -1,0 +1,31 @@
+"""Breakage: psf could not do its work. How a program ends is never one of these; that is a result."""
+
+from __future__ import annotations
+
+
+class ExecutorError(Exception):
+    """Base of all. `code` is stable and may be shown to clients; the text names no host path."""
+
+    code = "executor_error"
+
+
+class SandboxUnavailable(ExecutorError):
+    """No sandbox can be had on this machine. The message says what was tried and what to do."""
+
+    code = "sandbox_unavailable"
+
+
+class SandboxBroken(ExecutorError):
+    """The sandbox failed while it was setting up, running or cleaning: nothing may be concluded about the program."""
+
+    code = "sandbox_broken"
+
+
+class Overloaded(ExecutorError):
+    """Every slot was taken for as long as the caller was ready to wait."""
+
+    code = "overloaded"
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(f"no execution slot became free within {waited_s:g} s; try again later")
+        self.waited_s = waited_s

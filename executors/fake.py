@@ -1,0 +1,53 @@
+"""A scripted executor: for tests of what stands on one, without a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from executors.interfaces import Output, Request, Result, RunResult, Usage
+from store.edit import FileEdit, put_files
+from store.interfaces import Objects
+from store.snapshot import Ending
+
+
+class Script(msgspec.Struct, frozen=True):
+    """What a fake run does: write files (by their path in the work directory), print, exit."""
+
+    writes: dict[str, bytes] = {}
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int = 0
+    ending: Ending = Ending.EXITED
+
+
+class FakeExecutor:
+    """`Executor` that runs nothing. `play` says what a request does; `requests` are those seen."""
+
+    def __init__(self, objects: Objects, play: Callable[[Request], Script]) -> None:
+        self._objects, self._play = objects, play
+        self.requests: list[Request] = []
+        self.closed = False
+
+    async def execute(self, request: Request) -> Result:
+        self.requests.append(request)
+        script = self._play(request)
+        fetched = {name: data for name, data in script.writes.items() if name in request.fetch}
+        kept = {"all": script.writes, "fetched": fetched, "nothing": {}}[request.keep]
+        edits = {tuple(name.encode().split(b"/")): FileEdit(data) for name, data in kept.items()}
+        tree = put_files(self._objects, request.tree, edits, request.number)
+        exited = script.ending is Ending.EXITED
+        run = RunResult(
+            script.ending,
+            script.exit_code if exited else None,
+            None,
+            Output(script.stdout, len(script.stdout)),
+            Output(script.stderr, len(script.stderr)),
+            (),
+            Usage(0.001),
+        )
+        return Result(tree, ((request.stages[-1].name, run),), fetched, (), (), warm=False)
+
+    async def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,146 @@
+"""The executors' vocabulary: what any sandbox and any executor promise.
+
+An executor does a whole step: it brings a tree to life, runs a program on it in a sandbox, and captures what is left. A sandbox
+knows only how to confine one program. Verdicts are data; breakage is an ExecutorError.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import msgspec
+
+from store.ids import TreeId
+from store.snapshot import Ending, LeftOut, Limits
+from store.workspace import BindMount, OverlayMount
+
+Keep = Literal["all", "fetched", "nothing"]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One process to run: what, with what, within what."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    stdin: bytes
+    limits: Limits
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What came out of one stream: the kept bytes (a mark stands where some were cut) and how many there were in all."""
+
+    data: bytes = b""
+    total_bytes: int = 0
+    truncated: bool = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a run took. None where this machine cannot tell."""
+
+    wall_time_s: float
+    cpu_time_s: float | None = None
+    memory_peak_bytes: int | None = None
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """How a job ended. One of exit code and signal is set, unless it was killed for time or output."""
+
+    ending: Ending
+    exit_code: int | None
+    signal: int | None
+    stdout: Output
+    stderr: Output
+    hit: tuple[str, ...]
+    usage: Usage
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a sandbox enforces here, and how: guarantee -> mechanism. `missing` says each lack in one sentence."""
+
+    sandbox: str
+    workspace: Literal["overlay", "copy"]
+    enforced: dict[str, str]
+    missing: tuple[str, ...]
+
+
+class Cell(Protocol):
+    """One confined place with one workspace: stages of a step run in it one after the other."""
+
+    @property
+    def scratch(self) -> int:
+        """Descriptor of the folder that holds the scratch directories of this cell (`profile.SCRATCH`)."""
+        ...
+
+    async def run(self, job: Job) -> RunResult:
+        """Run a job to its end; on return every process of it is dead. A cancelled call kills them too.
+
+        Raises SandboxBroken. A program that cannot be found or started is a result (exit code 127 or 126), not an error.
+        """
+        ...
+
+
+class Sandbox(Protocol):
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AbstractAsyncContextManager[Cell]:
+        """A cell with this workspace as its work directory. When the context ends nothing is mounted on the workspace.
+
+        Raises SandboxBroken on entering; on leaving, when the workspace could not be let go.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Kill what runs and give back everything on the host. Idempotent."""
+        ...
+
+
+class StageRequest(msgspec.Struct, frozen=True):
+    """One stage of a step, resolved: its name (compile or run), what to execute, and its limits."""
+
+    name: str
+    argv: tuple[str, ...]
+    limits: Limits
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A step, resolved, with the bytes it needs.
+
+    `program` is put into the work directory under `program_name` for the run. `files` and `fetch` are paths as programs see
+    them (`paths.resolve`). `number` is the step's: what it changes carries it.
+    """
+
+    tree: TreeId
+    number: int
+    program_name: str
+    program: bytes
+    stages: tuple[StageRequest, ...]
+    stdin: bytes
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, bytes], ...]
+    fetch: tuple[str, ...]
+    keep: Keep
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a step left: the tree afterwards, the stages that ran, the files asked for by the names they were asked under."""
+
+    tree: TreeId
+    stages: tuple[tuple[str, RunResult], ...]
+    fetched: dict[str, bytes]
+    left_out: tuple[LeftOut, ...]
+    hit: tuple[str, ...]
+    warm: bool
+
+
+class Executor(Protocol):
+    async def execute(self, request: Request) -> Result:
+        """Do the step. Raises ExecutorError or StoreError when psf itself could not; then the result does not exist.
+
+        Objects of the new tree are put into the store but not synced: the caller makes them durable with its snapshot.
+        """
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,156 @@
+"""The server's end of the launcher (executors.launcher_process): asks, and waits for answers without blocking the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from executors.errors import SandboxBroken, SandboxUnavailable
+from executors.launcher_process import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
+
+REQUEST_BYTES_MAX = 192 << 10
+"""Arguments and environment of one job together; the kernel takes no larger datagram from a plain user."""
+_PROCESS = Path(__file__).with_name("launcher_process.py")
+_STOP_PATIENCE_S = 10.0
+
+Answer = tuple[dict[str, Any], list[int]]
+
+
+class Launcher:
+    """One launcher process. Made by `start`; its death fails every request in flight with SandboxBroken."""
+
+    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket) -> None:
+        self._process, self._link = process, link
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._numbers = itertools.count(1)
+        self._send_turn = asyncio.Lock()
+        self.alive = True
+        self._loop.add_reader(link.fileno(), self._receive)
+
+    @classmethod
+    async def start(cls, setup: dict[str, Any], filter_program: bytes | None) -> tuple[Launcher, dict[str, Any]]:
+        """Start and set up a launcher; returns it with what it found out about this machine.
+
+        Raises SandboxUnavailable when it cannot enter its namespaces or mount here.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            process = subprocess.Popen(  # noqa: ASYNC220 - once, and it returns at once  # noqa: S603 - our own program
+                [sys.executable, "-I", "-S", str(_PROCESS), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+                cwd="/",
+                start_new_session=True,
+            )
+        launcher = cls(process, ours)
+        descriptor = os.memfd_create("psf-filter", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, filter_program or b"")
+            facts, _ = await launcher.ask("setup", [descriptor] if filter_program else [], **setup)
+        except (SandboxBroken, OSError) as error:
+            await launcher.close()
+            raise SandboxUnavailable(f"the sandbox launcher could not be set up: {error}") from None
+        finally:
+            os.close(descriptor)
+        return launcher, facts
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    async def ask(self, operation: str, descriptors: list[int], number: int | None = None, **facts: Any) -> Answer:
+        """Send one request and wait for its answer: facts, and descriptors that are the caller's to close.
+
+        Raises SandboxBroken when the launcher refuses, or is gone.
+        """
+        identity = number if number is not None else self.number()
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[identity] = future
+        try:
+            await self._send({"op": operation, "id": identity, **facts}, descriptors)
+            answer, received = await future
+        finally:
+            self._waiting.pop(identity, None)
+        if "error" in answer:
+            for descriptor in received:
+                os.close(descriptor)
+            raise SandboxBroken(answer["error"])
+        return answer, received
+
+    async def tell(self, operation: str, number: int) -> None:
+        """Send a request that has no answer of its own."""
+        await self._send({"op": operation, "id": number}, [])
+
+    async def close(self) -> None:
+        """End the launcher, and with it all it started and mounted."""
+        self._fail()
+        self._link.close()
+        try:
+            await asyncio.to_thread(self._process.wait, _STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    async def _send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        data = json.dumps(message).encode()
+        async with self._send_turn:
+            while True:
+                if not self.alive:
+                    raise SandboxBroken("the sandbox launcher is gone")
+                try:
+                    socket.send_fds(self._link, [data], descriptors)
+                    return
+                except BlockingIOError:
+                    await self._writable()
+                except OSError as error:
+                    raise SandboxBroken(f"the sandbox launcher cannot be reached: {error.strerror}") from None
+
+    async def _writable(self) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._link.fileno(), lambda: _settle(ready))
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._link.fileno())
+
+    def _receive(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._link, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self._fail()
+            return
+        answer = json.loads(data)
+        future = self._waiting.get(answer["id"])
+        if future is None or future.done():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        else:
+            future.set_result((answer, descriptors))
+
+    def _fail(self) -> None:
+        if self.alive:
+            self.alive = False
+            self._loop.remove_reader(self._link.fileno())
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(SandboxBroken("the sandbox launcher is gone"))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

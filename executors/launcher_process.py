@@ -1,0 +1,374 @@
+"""The launcher: a small process that mounts workspaces and starts sandboxes, so that the server need do neither.
+
+It lives in mount namespaces of its own (as a plain user, in a user namespace too), so nothing it mounts is seen by the host and
+nothing is left when it ends. It ends when its socket closes, that is when the server ends, however that ends; what it
+started ends with it (bwrap's --die-with-parent).
+
+Protocol: JSON datagrams on a SOCK_SEQPACKET socket, descriptors beside them. Requests: `setup` (first), `open` and `close` a cell,
+`run` and `kill` a job. Every request but `kill` gets one answer with its `id`; a job's answer comes when all its processes are dead.
+
+A job starts behind a gate: a shell inside the sandbox sets the process limit (which counts per namespace only when set inside),
+says who it is (the kernel adds its pid to the message), waits, and becomes the program. So the launcher holds a pidfd of
+the program before it runs, and can tell exit code 137 from death by signal 9, which bwrap reports alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from executors import cgroups, kernel, stage
+from executors.running import Job, Message
+
+MESSAGE_BYTES_MAX = 1 << 18
+DESCRIPTORS_MAX = 4
+GATE = (
+    'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" || exit 125; shift; '
+    'echo >&9; read -r _ <&9 || exit 125; exec 9<&-; exec "$@"'
+)
+GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11, 12
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Launcher:
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self._selector = selectors.DefaultSelector()
+        self._jobs: dict[int, Job] = {}
+        self._cgroups: cgroups.Cgroups | None = None
+        self._stage = ""
+        self._uid = self._gid = -1
+        self._bwrap = ""
+        self._filter = b""
+        self._privileged = os.geteuid() == 0
+
+    def serve(self) -> None:
+        self._selector.register(self._server, selectors.EVENT_READ, None)
+        try:
+            while self._step():
+                pass
+        finally:
+            for job in self._jobs.values():
+                job.kill()
+            if self._cgroups is not None:
+                self._cgroups.close()
+
+    def _step(self) -> bool:
+        """Wait for one thing to happen and act on it; False when the server is gone."""
+        for key, _ in self._selector.select(self._patience_s()):
+            if key.data is None:
+                if not self._receive():
+                    return False
+            else:
+                key.data()
+        now_s = time.monotonic()
+        for job in self._jobs.values():
+            if job.deadline_s is not None and job.deadline_s <= now_s:
+                job.timed_out, job.deadline_s = True, None
+                job.kill()
+        return True
+
+    def _patience_s(self) -> float | None:
+        deadlines = [job.deadline_s for job in self._jobs.values() if job.deadline_s is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _receive(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._server, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
+        if not data:
+            return False
+        message: Message = json.loads(data)
+        try:
+            getattr(self, f"_on_{message['op']}")(message, descriptors)
+        except OSError as error:
+            self._answer(message, error=str(error))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _answer(self, message: Message, descriptors: list[int] | None = None, **facts: Any) -> None:
+        data = json.dumps({"id": message["id"], **facts}).encode()
+        # When the server is gone, the next receive says so and ends us.
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._server, [data], descriptors or [])
+
+    # -- setup --------------------------------------------------------------------------------------------------------
+
+    def _on_setup(self, message: Message, descriptors: list[int]) -> None:
+        self._uid, self._gid = message["uid"], message["gid"]
+        # Before the namespaces: groups are made with the rights that we have outside.
+        self._cgroups, cgroup_word = cgroups.find()
+        self._filter = os.pread(descriptors[0], 1 << 20, 0) if descriptors else b""
+        stage.enter_namespaces(self._privileged)
+        self._stage = stage.mount_stage()
+        self._bwrap = stage.copy_bwrap(self._stage, message["bwrap"], message["bwrap_libraries"])
+        for name, text in message["texts"].items():
+            stage.write_text(self._stage, name, text)
+        for name, source in message["binds"].items():
+            os.makedirs(f"{self._stage}/{name}", exist_ok=True)
+            kernel.bind(source, f"{self._stage}/{name}")
+        self._answer(
+            message,
+            stage=self._stage,
+            overlay=self._try_overlay(message["probe_folder"]),
+            cgroup=cgroup_word if self._cgroups else None,
+            cgroup_missing=None if self._cgroups else cgroup_word,
+            exact_status=_tells_exit_status(),
+        )
+
+    def _try_overlay(self, folder: str) -> str | None:
+        """Mount an overlay where workspaces will be; None when that works, else why not."""
+        target = f"{self._stage}/probe"
+        names = ("probe-lower", "probe-upper", "probe-work")
+        try:
+            for name in (target, *(f"{folder}/{name}" for name in names)):
+                os.mkdir(name)
+            try:
+                self._mount_overlay(folder, [names[0]], names[1], names[2], target)
+                kernel.unmount(target)
+            finally:
+                os.rmdir(target)
+        except OSError as error:
+            return str(error)
+        return None
+
+    # -- cells --------------------------------------------------------------------------------------------------------
+
+    def _on_open(self, message: Message, _: list[int]) -> None:
+        cell, mount, scratch = f"{self._stage}/{message['cell']}", message["mount"], message["scratch"]
+        os.mkdir(cell)
+        for name in ("work", "scratch"):
+            os.mkdir(f"{cell}/{name}")
+        try:
+            if "lowers" in mount:
+                self._mount_overlay(mount["folder"], mount["lowers"], mount["upper"], mount["work"], f"{cell}/work")
+            else:
+                kernel.bind(mount["folder"], f"{cell}/work")
+            sizes: list[tuple[str, str | None]] = [
+                ("size", str(scratch["bytes"])),
+                ("nr_inodes", str(scratch["inodes"])),
+            ]
+            kernel.mount("tmpfs", f"{cell}/scratch", [*sizes, ("mode", "0755")])
+            for name in scratch["folders"]:
+                os.mkdir(f"{cell}/scratch/{name}", 0o755)
+                os.chown(f"{cell}/scratch/{name}", self._uid, self._gid)
+        except OSError:
+            self._clear(cell)
+            raise
+        descriptor = os.open(f"{cell}/scratch", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._answer(message, [descriptor])
+        os.close(descriptor)
+
+    def _on_close(self, message: Message, _: list[int]) -> None:
+        busy = self._clear(f"{self._stage}/{message['cell']}")
+        if busy:
+            self._answer(message, error=f"still in use: {busy}")
+        else:
+            self._answer(message)
+
+    def _clear(self, cell: str) -> str:
+        """Unmount and remove a cell's folders; returns what could only be detached."""
+        busy = ""
+        for name in ("work", "scratch"):
+            target = f"{cell}/{name}"
+            if os.path.ismount(target):
+                try:
+                    kernel.unmount(target)
+                except OSError:
+                    kernel.unmount(target, detach=True)
+                    busy += name
+            os.rmdir(target)
+        os.rmdir(cell)
+        return busy
+
+    def _mount_overlay(self, folder: str, lowers: list[str], upper: str, work: str, target: str) -> None:
+        # By names relative to the workspace, so that the mount table inside the sandbox shows no host path.
+        os.chdir(folder)
+        try:
+            options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in lowers]
+            options += [("upperdir", upper), ("workdir", work), ("volatile", None)]
+            options += [("redirect_dir", "on"), ("metacopy", "off")] if self._privileged else [("userxattr", None)]
+            kernel.mount("overlay", target, options)
+        finally:
+            os.chdir("/")
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _on_run(self, message: Message, descriptors: list[int]) -> None:
+        group = None
+        if self._cgroups is not None:
+            group = self._cgroups.create(message["memory_bytes"], message["group_processes"])
+        job = Job(message, group)
+        job.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        job.gate.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        job.info, inner_info = os.pipe()
+        inner = [
+            *descriptors[:3],
+            inner_gate.fileno(),
+            _memory_file(b"".join(argument.encode() + b"\0" for argument in message["arguments"])),
+            inner_info,
+            _memory_file(self._filter),
+        ]
+        entrances = group.open_entrances() if group else []
+        try:
+            job.outer_pid = os.fork()
+            if job.outer_pid == 0:
+                self._become_bwrap(message, inner, entrances)
+        finally:
+            inner_gate.close()
+            for descriptor in (*inner[4:], *entrances):
+                os.close(descriptor)
+        job.outer_pidfd = os.pidfd_open(job.outer_pid)
+        self._jobs[job.identity] = job
+        self._watch(job.gate.fileno(), lambda: self._release(job))
+        self._watch(job.outer_pidfd, lambda: self._outer_ended(job))
+
+    def _become_bwrap(self, message: Message, inner: list[int], entrances: list[int]) -> None:
+        """In the forked child: limits, groups, identity, descriptors, exec. Never returns."""
+        try:
+            for entrance in entrances:
+                os.write(entrance, b"0")
+            for name, (soft, hard) in message["rlimits"].items():
+                _set_limit(name, soft, hard)
+            moved = [_duplicate_high(descriptor) for descriptor in inner]
+            targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR)
+            for source, target in zip(moved, targets, strict=True):
+                os.dup2(source, target)
+            os.closerange(3, GATE_DESCRIPTOR)
+            os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
+            if self._privileged:
+                os.setgroups([])
+                os.setgid(self._gid)
+                os.setuid(self._uid)
+            command = ["bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh"]
+            environment = {"LD_LIBRARY_PATH": f"{self._stage}/bwrap"}
+            os.execve(self._bwrap, [*command, str(message["processes"]), *message["argv"]], environment)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on as a second launcher
+            os.write(2, f"psf: the sandbox could not be started: {error}".encode())
+        finally:
+            os._exit(125)
+
+    def _release(self, job: Job) -> None:
+        """The program stands at the gate: note who it is and let it go. Or it never came, and the gate is closed."""
+        gate = self._unwatch_gate(job)
+        with gate:
+            _, ancillary, _, _ = gate.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
+            pid = _CREDENTIALS.unpack(ancillary[0][2][: _CREDENTIALS.size])[0] if ancillary else 0
+            if not pid:
+                return
+            try:
+                job.program_pidfd = os.pidfd_open(pid)
+                job.init_pidfd = os.pidfd_open(json.loads(os.read(job.info, 4096))["child-pid"])
+                gate.send(b"\n")
+            except (OSError, ValueError):
+                job.kill()
+                return
+        job.started_s = time.monotonic()
+        job.deadline_s = job.started_s + job.wall_time_s
+
+    def _unwatch_gate(self, job: Job) -> socket.socket:
+        assert job.gate is not None
+        gate, job.gate = job.gate, None
+        self._selector.unregister(gate.fileno())
+        return gate
+
+    def _outer_ended(self, job: Job) -> None:
+        """bwrap is gone; its pid 1 inside is about to be, and takes every process of the run with it."""
+        self._selector.unregister(job.outer_pidfd)
+        _, job.outer_status = os.waitpid(job.outer_pid, 0)
+        job.ended_s, job.deadline_s = time.monotonic(), None
+        if job.init_pidfd < 0:
+            self._finish(job)
+        else:
+            self._watch(job.init_pidfd, lambda: self._init_ended(job))
+
+    def _init_ended(self, job: Job) -> None:
+        self._selector.unregister(job.init_pidfd)
+        # Orphaned by bwrap, it is ours to reap: not every host's pid 1 does.
+        os.waitid(os.P_PIDFD, job.init_pidfd, os.WEXITED)
+        self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        del self._jobs[job.identity]
+        if job.gate is not None:
+            self._unwatch_gate(job).close()
+        exact = kernel.exit_status(job.program_pidfd) if job.program_pidfd >= 0 else None
+        facts: Message = {
+            "started": job.started_s is not None,
+            "status": exact if exact is not None else job.outer_status,
+            "exact": exact is not None,
+            "timed_out": job.timed_out,
+            "wall_time_s": job.ended_s - (job.started_s or job.ended_s),
+            "usage": None,
+        }
+        if job.group is not None:
+            facts["usage"] = job.group.usage()
+            job.group.remove()
+        job.close()
+        self._answer({"id": job.identity}, **facts)
+
+    def _on_kill(self, message: Message, _: list[int]) -> None:
+        job = self._jobs.get(message["id"])
+        if job is not None:
+            job.kill()
+
+    def _watch(self, descriptor: int, act: Any) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+
+def _tells_exit_status() -> bool:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.waitpid(pid, 0)
+        status = kernel.exit_status(pidfd)
+    finally:
+        os.close(pidfd)
+    return status is not None and os.waitstatus_to_exitcode(status) == 7
+
+
+def _memory_file(data: bytes) -> int:
+    """A descriptor to read `data` from, of any size."""
+    descriptor = os.memfd_create("psf", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _duplicate_high(descriptor: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def _set_limit(name: str, soft: int, hard: int) -> None:
+    which = getattr(resource, f"RLIMIT_{name}")
+    ceiling = resource.getrlimit(which)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(which, (soft, hard))
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o022)
+    kernel.become_subreaper()
+    Launcher(socket.socket(fileno=int(sys.argv[1]))).serve()
+
+
+if __name__ == "__main__":
+    main()

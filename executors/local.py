@@ -1,0 +1,187 @@
+"""The local executor: materialize, run, capture. Written once, for every sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from executors import paths
+from executors.interfaces import Cell, Job, Request, Result, RunResult, Sandbox
+from executors.paths import Place
+from store.capture import Captured
+from store.edit import FileEdit, place_file, put_files
+from store.files import Files, Owner, open_directory
+from store.ids import TreeId
+from store.interfaces import Objects
+from store.pool import Workspaces
+from store.snapshot import LeftOut
+from store.tree import logical_time_s
+from store.view import DirectoryView, Regular, TooLarge, View, follow
+from store.workspace import Workspace
+
+THREADS = 8
+FETCHED_BYTES_MAX = 64 << 20
+
+_Value = TypeVar("_Value")
+
+
+class _Gathered(msgspec.Struct):
+    """Files that were asked for: their bytes by the name they were asked under, and where they lay."""
+
+    fetched: dict[str, bytes] = {}
+    edits: dict[tuple[bytes, ...], FileEdit] = {}
+    left_out: list[LeftOut] = []
+    total_bytes: int = 0
+
+
+class LocalExecutor:
+    """`Executor` on this machine. Owns its sandbox and its workspaces."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        workspaces: Workspaces,
+        objects: Objects,
+        owner: Owner | None,
+        files: Files | None = None,
+    ) -> None:
+        self._sandbox, self._workspaces, self._objects, self._owner = sandbox, workspaces, objects, owner
+        self._files = files or Files()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="psf-store")
+
+    async def execute(self, request: Request) -> Result:
+        workspace = await self._in_thread(lambda: self._acquire(request))
+        try:
+            stages, gathered = await self._run(request, workspace)
+            result = await self._in_thread(lambda: self._capture(request, workspace, stages, gathered))
+        except BaseException:
+            # Cancelled or broken: whatever lies in it is not a known tree.
+            await asyncio.shield(self._in_thread(lambda: self._workspaces.discard(workspace)))
+            raise
+        return result
+
+    async def close(self) -> None:
+        await self._sandbox.close()
+        await self._in_thread(self._workspaces.close)
+        self._threads.shutdown()
+
+    # -- in a thread: the disk ----------------------------------------------------------------------------------------
+
+    async def _in_thread(self, act: Callable[[], _Value]) -> _Value:
+        """The one seam between the asynchronous executor and the synchronous store. The act is never abandoned half-done."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, act)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def _acquire(self, request: Request) -> Workspace:
+        workspace = self._workspaces.acquire(request.tree)
+        try:
+            directory = open_directory(str(workspace.writable))
+            try:
+                status, time_s = os.fstat(directory), logical_time_s(request.number)
+                self._place(directory, (request.program_name.encode(),), request.program, time_s)
+                for name, data in request.files:
+                    place = _resolved(name)
+                    if place is not None and place.scratch is None:
+                        self._place(directory, place.path, data, time_s)
+                os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
+            finally:
+                os.close(directory)
+        except BaseException:
+            self._workspaces.discard(workspace)
+            raise
+        return workspace
+
+    def _place(self, directory: int, path: tuple[bytes, ...], data: bytes, time_s: int) -> None:
+        place_file(self._files, directory, path, data, owner=self._owner, time_s=time_s)
+
+    def _place_scratch(self, request: Request, scratch: int) -> None:
+        for name, data in request.files:
+            place = _resolved(name)
+            if place is not None and place.scratch is not None:
+                self._place(scratch, (place.scratch, *place.path), data, logical_time_s(request.number))
+
+    def _capture(
+        self, request: Request, workspace: Workspace, stages: tuple[tuple[str, RunResult], ...], gathered: _Gathered
+    ) -> Result:
+        self._gather(request, workspace.view(), gathered, scratch=None)
+        captured: Captured | None = None
+        tree = request.tree
+        if request.keep == "all":
+            captured = workspace.capture(request.number)
+            tree = captured.tree
+        elif request.keep == "fetched":
+            tree = put_files(self._objects, tree, gathered.edits, request.number)
+        self._workspaces.release(workspace, tree, captured)
+        return Result(
+            TreeId(tree),
+            stages,
+            gathered.fetched,
+            (*gathered.left_out, *(captured.left_out if captured else ())),
+            captured.hit if captured else (),
+            workspace.warm,
+        )
+
+    def _gather(self, request: Request, view: View, gathered: _Gathered, *, scratch: bytes | None) -> None:
+        for name in request.fetch:
+            place = _resolved(name)
+            if place is None or place.scratch != scratch:
+                continue
+            found = follow(view, place.path, FETCHED_BYTES_MAX - gathered.total_bytes, place.mount)
+            if isinstance(found, Regular):
+                gathered.fetched[name] = found.data
+                gathered.total_bytes += len(found.data)
+                if scratch is None:
+                    gathered.edits[place.path] = FileEdit(found.data, found.executable)
+            elif isinstance(found, TooLarge):
+                reason = f"{found.size_bytes} bytes; an answer carries {FETCHED_BYTES_MAX} in all"
+                gathered.left_out.append(LeftOut(name.encode(), reason))
+
+    # -- on the loop: the program -------------------------------------------------------------------------------------
+
+    async def _run(self, request: Request, workspace: Workspace) -> tuple[tuple[tuple[str, RunResult], ...], _Gathered]:
+        results: list[tuple[str, RunResult]] = []
+        gathered = _Gathered()
+        async with self._sandbox.open(workspace.mount, request.stages[-1].limits) as cell:
+            await self._in_thread(lambda: self._place_scratch(request, cell.scratch))
+            for stage in request.stages:
+                last = stage is request.stages[-1]
+                job = Job(
+                    (*stage.argv, *(request.args if last else ())),
+                    request.env,
+                    request.stdin if last else b"",
+                    stage.limits,
+                )
+                result = await cell.run(job)
+                results.append((stage.name, result))
+                if result.exit_code != 0:
+                    break
+            await self._gather_scratch(request, cell, gathered)
+        return tuple(results), gathered
+
+    async def _gather_scratch(self, request: Request, cell: Cell, gathered: _Gathered) -> None:
+        scratches = {
+            place.scratch for name in request.fetch if (place := _resolved(name)) is not None and place.scratch
+        }
+        for folder in sorted(scratches):
+            await self._in_thread(lambda folder=folder: self._look_into_scratch(request, cell, gathered, folder))  # type: ignore[misc]
+
+    def _look_into_scratch(self, request: Request, cell: Cell, gathered: _Gathered, folder: bytes) -> None:
+        directory = open_directory(folder, cell.scratch)
+        try:
+            self._gather(request, DirectoryView(directory), gathered, scratch=folder)
+        finally:
+            os.close(directory)
+
+
+def _resolved(name: str) -> Place | None:
+    place = paths.resolve(name)
+    return None if isinstance(place, str) else place

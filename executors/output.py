@@ -1,0 +1,143 @@
+"""Taking in what a program writes, without ever waiting for it and without keeping more than was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+
+from executors.interfaces import Output
+
+READ_BYTES = 256 << 10
+HEAD_SHARE = 0.75
+"""Of the kept bytes, this much is from the beginning, the rest from the end: errors are said last."""
+
+
+class Collector:
+    """Keeps the head and the tail of a stream, and counts all of it. Pure: it is fed."""
+
+    def __init__(self, kept_bytes: int) -> None:
+        self._head_max = int(kept_bytes * HEAD_SHARE)
+        self._tail_max = kept_bytes - self._head_max
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self.total_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        self.total_bytes += len(data)
+        room = self._head_max - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail.append(data)
+            self._tail_bytes += len(data)
+            while self._tail_bytes - len(self._tail[0]) >= self._tail_max:
+                self._tail_bytes -= len(self._tail.popleft())
+
+    def output(self) -> Output:
+        tail = b"".join(self._tail)[-self._tail_max :] if self._tail else b""
+        left_out = self.total_bytes - len(self._head) - len(tail)
+        if not left_out:
+            return Output(bytes(self._head) + tail, self.total_bytes, False)
+        mark = f"\n[... {left_out} bytes left out ...]\n".encode()
+        return Output(bytes(self._head) + mark + tail, self.total_bytes, True)
+
+
+class Reader:
+    """Reads a pipe to its end on the event loop. `on_flood` is called once, when more than `flood_bytes` have come."""
+
+    def __init__(self, kept_bytes: int, flood_bytes: int, on_flood: Callable[[], None]) -> None:
+        self._collector = Collector(kept_bytes)
+        self._flood_bytes, self._on_flood = flood_bytes, on_flood
+        self._loop = asyncio.get_running_loop()
+        self._descriptor, self.inner = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._descriptor, False)
+        self.flooded = False
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(self._descriptor, self._read)
+
+    def handed_over(self) -> None:
+        """The program has its end of the pipe: close ours of it."""
+        if self.inner >= 0:
+            os.close(self.inner)
+            self.inner = -1
+
+    async def output(self) -> Output:
+        """All of it. Only after every process that could write is dead, so that the end must come."""
+        await asyncio.shield(self._ended)
+        return self._collector.output()
+
+    def close(self) -> None:
+        self.handed_over()
+        self._end()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end()
+            return
+        self._collector.feed(data)
+        if self._collector.total_bytes > self._flood_bytes and not self.flooded:
+            self.flooded = True
+            self._on_flood()
+
+    def _end(self) -> None:
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+class Writer:
+    """Feeds a program's stdin and closes it. A program that does not read, or stops reading, delays nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+        self._loop = asyncio.get_running_loop()
+        self.inner, self._descriptor = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._descriptor, False)
+        self._waiting = False
+        self._write()
+
+    def handed_over(self) -> None:
+        if self.inner >= 0:
+            os.close(self.inner)
+            self.inner = -1
+
+    def close(self) -> None:
+        self.handed_over()
+        if self._descriptor >= 0:
+            if self._waiting:
+                self._loop.remove_writer(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self) -> None:
+        try:
+            while self._rest:
+                self._rest = self._rest[os.write(self._descriptor, self._rest) :]
+        except BlockingIOError:
+            if not self._waiting:
+                self._waiting = True
+                self._loop.add_writer(self._descriptor, self._write)
+            return
+        except OSError:
+            # The program closed its stdin; that is its right.
+            pass
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._waiting:
+            self._loop.remove_writer(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1

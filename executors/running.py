@@ -1,0 +1,43 @@
+"""What the launcher remembers of a job while it runs. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+from executors import cgroups
+
+Message = dict[str, Any]
+
+
+class Job:
+    """One sandboxed program, from fork to the death of its last process."""
+
+    def __init__(self, message: Message, group: cgroups.Group | None) -> None:
+        self.identity: int = message["id"]
+        self.group = group
+        self.wall_time_s: float = message["wall_time_s"]
+        self.deadline_s: float | None = None
+        self.started_s: float | None = None
+        self.ended_s = 0.0
+        self.outer_pid = self.outer_pidfd = -1
+        self.gate: socket.socket | None = None
+        self.info = -1
+        self.program_pidfd = self.init_pidfd = -1
+        self.outer_status: int | None = None
+        self.timed_out = False
+
+    def kill(self) -> None:
+        for descriptor in (self.init_pidfd, self.outer_pidfd):
+            if descriptor >= 0:
+                try:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def close(self) -> None:
+        for descriptor in (self.outer_pidfd, self.info, self.program_pidfd, self.init_pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)

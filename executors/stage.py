@@ -1,0 +1,55 @@
+"""The launcher's own corner of the file system: namespaces that nobody else sees, and a stage in them.
+
+Standard library only. The stage is a small file system in memory, mounted over a folder that every machine has. On it lie what the
+sandbox's user must reach although it lies below a private folder on the host, and the mount points of the cells.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from executors import kernel
+
+CANDIDATES = ("/dev/shm", "/mnt", "/media", "/srv")
+
+
+def enter_namespaces(privileged: bool) -> None:
+    if privileged:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    else:
+        uid, gid = os.getuid(), os.getgid()
+        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUSER)
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            Path(f"/proc/self/{name}").write_text(text)
+    kernel.make_mounts_private()
+
+
+def mount_stage() -> str:
+    """Our own file system over a folder that every machine has and any user can reach; seen in our namespace only."""
+    for candidate in CANDIDATES:
+        if os.path.isdir(candidate):
+            kernel.mount("tmpfs", candidate, [("mode", "0755")])
+            return candidate
+    raise OSError(f"none of {', '.join(CANDIDATES)} exists, and one is needed as a mount point")
+
+
+def copy_bwrap(stage: str, bwrap: str, libraries: list[str]) -> str:
+    """Copy bwrap to where the sandbox's user can reach it: a virtual environment may lie below a private home."""
+    os.mkdir(f"{stage}/bwrap")
+    for source in (bwrap, *libraries):
+        target = f"{stage}/bwrap/{os.path.basename(source)}"
+        Path(target).write_bytes(Path(source).read_bytes())
+        os.chmod(target, 0o755)
+    return f"{stage}/bwrap/{os.path.basename(bwrap)}"
+
+
+def write_text(stage: str, name: str, text: str) -> None:
+    """A file, executable when it begins as a script; or, with `-> target`, a symlink."""
+    path = f"{stage}/{name}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if text.startswith("-> "):
+        os.symlink(text[3:], path)
+        return
+    Path(path).write_text(text)
+    os.chmod(path, 0o755 if text.startswith("#!") else 0o644)

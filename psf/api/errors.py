@@ -1,0 +1,85 @@
+"""One table from errors to HTTP statuses, and the two shapes an error has: FastAPI's on the compatible families, one on /v1."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from executors.errors import ExecutorError, Overloaded
+from psf.api.decode import UnsupportedBody
+from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
+from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError
+
+_log = logging.getLogger(__name__)
+RETRY_AFTER_S = 1
+
+_COMPATIBLE = {
+    SessionMissing: 410,
+    SessionExpired: 410,
+    RuntimeUnknown: 422,
+    InvalidField: 422,
+    NotInHistory: 404,
+    HeadMoved: 409,
+    UnsupportedBody: 415,
+    Overloaded: 504,
+    StoreError: 500,
+    ExecutorError: 503,
+}
+_NATIVE = {**_COMPATIBLE, SessionMissing: 404, Overloaded: 429}
+
+
+def answer(data: object, status: int = 200, **headers: str) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json", headers=headers)
+
+
+def to_response(error: Exception, path: str) -> web.Response:
+    """The answer that an error becomes on the family that `path` belongs to. No traceback, no host path."""
+    native = path.startswith("/v1/") and path != "/v1/ping"
+    status = _status(error, _NATIVE if native else _COMPATIBLE)
+    if isinstance(error, web.HTTPException):
+        return _own(error, native)
+    if status is None:
+        incident = secrets.token_hex(4)
+        _log.error("incident %s", incident, exc_info=error)
+        return _shape(500, "internal", f"internal error; the server's log has it as incident {incident}", native)
+    if status >= 500 and not isinstance(error, Overloaded):
+        _log.error("%s: %s", type(error).__name__, error)
+    if isinstance(error, InvalidField):
+        return _invalid(error, native)
+    if isinstance(error, RuntimeUnknown) and not native:
+        location = ("body", "language")
+        return _invalid(InvalidField(location, str(error), error.name, kind="literal_error"), native)
+    response = _shape(status, getattr(error, "code", "unsupported_body"), str(error), native)
+    if isinstance(error, Overloaded):
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def _status(error: Exception, table: dict[type[Any], int]) -> int | None:
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
+
+
+def _own(error: web.HTTPException, native: bool) -> web.Response:
+    """aiohttp's own refusals (unknown path, wrong method, body over the cap) in our shapes."""
+    words = {413: "the body is larger than this server takes"}
+    response = _shape(error.status, f"http_{error.status}", words.get(error.status, error.reason), native)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _invalid(error: InvalidField, native: bool) -> web.Response:
+    if native:
+        field = ".".join(str(part) for part in error.location[1:])
+        return answer({"error": {"code": error.code, "message": str(error), "field": field}}, 422)
+    detail = {"type": error.kind, "loc": list(error.location), "msg": error.message, "input": error.value}
+    return answer({"detail": [detail]}, 422)
+
+
+def _shape(status: int, code: str, message: str, native: bool) -> web.Response:
+    return answer({"error": {"code": code, "message": message}} if native else {"detail": message}, status)

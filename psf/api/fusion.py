@@ -1,0 +1,129 @@
+"""SandboxFusion's endpoints and the seed's sessions: same fields, statuses and meanings."""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+from aiohttp import web
+
+from executors.errors import SandboxBroken
+from executors.interfaces import Result, RunResult
+from psf.api import decode
+from psf.api.errors import answer
+from psf.api.keys import POLICY, SERVICE, Policy
+from psf.api.schemas import (
+    CommandResult,
+    CreateSessionAnswer,
+    CreateSessionRequest,
+    ExecuteSessionAnswer,
+    ExecuteSessionRequest,
+    RunCodeAnswer,
+    RunCodeRequest,
+)
+from psf.errors import InvalidField
+from psf.record import Order
+from store.snapshot import Ending
+
+TENANT = "local"
+TTL_S_MAX = 10 * 365 * 86400.0
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/v1/ping")
+async def ping(_: web.Request) -> web.Response:
+    return answer("pong")
+
+
+@routes.post("/run_code")
+async def run_code(request: web.Request) -> web.Response:
+    body = await decode.read_body(request, RunCodeRequest)
+    order = to_order(body, request.app[POLICY])
+    try:
+        executed = await request.app[SERVICE].run(order)
+    except SandboxBroken as error:
+        return answer(RunCodeAnswer("SandboxError", str(error), None, None, None, {}))
+    return answer(to_answer(executed.result))
+
+
+@routes.post("/create_session")
+async def create_session(request: web.Request) -> web.Response:
+    body = await decode.read_body(request, CreateSessionRequest, optional=True)
+    ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
+    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT)
+    return answer(CreateSessionAnswer(session.session_id))
+
+
+@routes.post("/execute_session")
+async def execute_session(request: web.Request) -> web.Response:
+    body = await decode.read_body(request, ExecuteSessionRequest)
+    order = msgspec.structs.replace(to_order(body, request.app[POLICY]), keep=body.keep)
+    try:
+        executed = await request.app[SERVICE].execute(body.session_id, TENANT, order)
+    except SandboxBroken as error:
+        return answer(ExecuteSessionAnswer("SandboxError", str(error), None, None, None, {}, body.session_id, None))
+    facts = msgspec.structs.asdict(to_answer(executed.result))
+    head = executed.snapshot.hex() if executed.snapshot else None
+    return answer(ExecuteSessionAnswer(**facts, session_id=body.session_id, snapshot=head))
+
+
+def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Order:
+    """A checked order. Raises InvalidField. Pure."""
+    limits = msgspec.structs.replace(
+        policy.limits,
+        memory_bytes=decode.memory(
+            "memory_limit_MB", body.memory_limit_MB, policy.limits.memory_bytes, policy.memory_bytes_max
+        ),
+    )
+    stages = {
+        field: msgspec.structs.replace(
+            limits, wall_time_s=decode.seconds(field, getattr(body, field), policy.wall_time_s_max)
+        )
+        for field in ("compile_timeout", "run_timeout")
+    }
+    if body.language == "":
+        raise InvalidField(("body", "language"), "is empty; name a language", "", kind="literal_error")
+    return Order(
+        code=decode.code(body.code),
+        runtime=body.language,
+        stdin=(body.stdin or "").encode(),
+        files=decode.files("files", body.files),
+        fetch=decode.fetch("fetch_files", body.fetch_files),
+        compile_limits=stages["compile_timeout"],
+        run_limits=stages["run_timeout"],
+    )
+
+
+def to_answer(result: Result) -> RunCodeAnswer:
+    """A result in SandboxFusion's words. Success only when every stage finished with 0. Pure."""
+    stages = dict(result.stages)
+    succeeded = all(run.ending is Ending.EXITED and run.exit_code == 0 for run in stages.values())
+    return RunCodeAnswer(
+        "Success" if succeeded else "Failed",
+        "",
+        _command(stages.get("compile")),
+        _command(stages.get("run")),
+        None,
+        {name: base64.b64encode(data).decode() for name, data in result.fetched.items()},
+    )
+
+
+def _command(run: RunResult | None) -> CommandResult | None:
+    if run is None:
+        return None
+    return CommandResult(
+        "TimeLimitExceeded" if run.ending is Ending.TIMED_OUT else "Finished",
+        run.usage.wall_time_s,
+        _return_code(run),
+        run.stdout.data.decode(errors="replace"),
+        run.stderr.data.decode(errors="replace"),
+    )
+
+
+def _return_code(run: RunResult) -> int | None:
+    if run.ending is Ending.TIMED_OUT:
+        return None
+    if run.ending is Ending.OUTPUT_LIMIT:
+        return -9
+    return run.exit_code if run.signal is None else -run.signal

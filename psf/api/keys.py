@@ -1,0 +1,25 @@
+"""What handlers find in the application, by typed keys."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from executors.interfaces import Capabilities
+from psf.sessions import SessionService
+from store.snapshot import Limits
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What callers may ask for: the limits they get when they say nothing, and the most they may have."""
+
+    limits: Limits
+    memory_bytes_max: int
+    wall_time_s_max: float
+    allowed_hosts: frozenset[str] | None
+    """Names by which requests may call this server; None when it is not bound to loopback."""
+
+
+SERVICE: web.AppKey[SessionService] = web.AppKey("service", SessionService)
+POLICY: web.AppKey[Policy] = web.AppKey("policy", Policy)
+CAPABILITIES: web.AppKey[Capabilities] = web.AppKey("capabilities", Capabilities)

@@ -1,0 +1,127 @@
+"""Bodies of requests and answers. Field names and defaults of the compatible families are SandboxFusion's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class RunCodeRequest(msgspec.Struct, frozen=True):
+    """POST /run_code. Times in seconds; `files` are base64 by name, null ones are skipped."""
+
+    code: str
+    language: str
+    compile_timeout: float = 10
+    run_timeout: float = 10
+    memory_limit_MB: int = -1  # noqa: N815 - the name clients send
+    stdin: str | None = None
+    files: dict[str, str | None] = {}
+    fetch_files: list[str] = []
+
+
+class ExecuteSessionRequest(msgspec.Struct, frozen=True):
+    """POST /execute_session: all of /run_code, in a session. `language` then becomes the session's."""
+
+    session_id: str
+    code: str
+    language: str | None = None
+    compile_timeout: float = 10
+    run_timeout: float = 10
+    memory_limit_MB: int = -1  # noqa: N815 - the name clients send
+    stdin: str | None = None
+    files: dict[str, str | None] = {}
+    fetch_files: list[str] = []
+    keep: Literal["fetched", "all"] = "fetched"
+
+
+class CreateSessionRequest(msgspec.Struct, frozen=True):
+    """POST /create_session. `ttl` is idle time in seconds."""
+
+    language: str = "python"
+    ttl: float = 1800
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """One stage as SandboxFusion reports it. `return_code` is -n after signal n, null after a time-out."""
+
+    status: Literal["Finished", "Error", "TimeLimitExceeded"]
+    execution_time: float | None
+    return_code: int | None
+    stdout: str | None
+    stderr: str | None
+
+
+class RunCodeAnswer(msgspec.Struct, frozen=True):
+    status: Literal["Success", "Failed", "SandboxError"]
+    message: str
+    compile_result: CommandResult | None
+    run_result: CommandResult | None
+    executor_pod_name: str | None
+    files: dict[str, str]
+
+
+class ExecuteSessionAnswer(msgspec.Struct, frozen=True):
+    """`snapshot` is the session's new head; null only with status SandboxError, when the head did not move."""
+
+    status: Literal["Success", "Failed", "SandboxError"]
+    message: str
+    compile_result: CommandResult | None
+    run_result: CommandResult | None
+    executor_pod_name: str | None
+    files: dict[str, str]
+    session_id: str
+    snapshot: str | None
+
+
+class CreateSessionAnswer(msgspec.Struct, frozen=True):
+    session_id: str
+
+
+class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/sessions/{id}/rollback. `to`: a snapshot id or prefix, a step number, or "-n"."""
+
+    to: str | int
+
+
+class RollbackAnswer(msgspec.Struct, frozen=True):
+    head: str
+
+
+class ForkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/sessions/{id}/fork. `from` as in rollback (default: the head); one fork for each of `names`, or `count` of them."""
+
+    start: str | int | None = msgspec.field(default=None, name="from")
+    count: int | None = None
+    names: list[str] | None = None
+
+
+class ForkedSession(msgspec.Struct, frozen=True):
+    session_id: str
+    head: str
+    name: str | None
+
+
+class ForkAnswer(msgspec.Struct, frozen=True):
+    sessions: list[ForkedSession]
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """One move of a head. `step` is the number of the snapshot it led to; `run` the record of an execution, else null."""
+
+    sequence: int
+    kind: str
+    start: str | None = msgspec.field(name="from")
+    to: str
+    at: str
+    step: int
+    runtime: str | None
+    endings: dict[str, str]
+    run: msgspec.Raw | None
+
+
+class LogAnswer(msgspec.Struct, frozen=True):
+    """Newest first. `next` is the cursor of the following page; null on the last."""
+
+    moves: list[LogEntry]
+    next: str | None

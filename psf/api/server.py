@@ -1,0 +1,65 @@
+"""The aiohttp application: routes of all families, and what stands before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+import psf
+from executors.interfaces import Capabilities
+from psf.api import fusion, v1
+from psf.api.errors import answer, to_response
+from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
+from psf.sessions import SessionService
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/healthz")
+async def healthz(request: web.Request) -> web.Response:
+    return answer({"status": "ok", "version": psf.__version__, "sandbox": request.app[CAPABILITIES]})
+
+
+def build(service: SessionService, capabilities: Capabilities, policy: Policy, body_bytes_max: int) -> web.Application:
+    """The application, ready to be served."""
+    application = web.Application(client_max_size=body_bytes_max, middlewares=[_errors, _same_site])
+    application[SERVICE] = service
+    application[CAPABILITIES] = capabilities
+    application[POLICY] = policy
+    for table in (routes, fusion.routes, v1.routes):
+        application.add_routes(table)
+    return application
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:  # noqa: BLE001 - the last line: everything becomes an answer
+        return to_response(error, request.path)
+
+
+@web.middleware
+async def _same_site(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """On loopback only the machine itself may call, under its own names: no rebound DNS name, no page from elsewhere."""
+    allowed = request.app[POLICY].allowed_hosts
+    if allowed is not None:
+        if _host_name(f"//{request.headers.get('Host', '')}") not in allowed:
+            raise web.HTTPForbidden(reason="this Host is not one of the server's names; set allowed_hosts to add it")
+        origin = request.headers.get("Origin")
+        if origin is not None and _host_name(origin) not in allowed:
+            raise web.HTTPForbidden(reason="requests from pages of another origin are refused")
+    return await handler(request)
+
+
+def _host_name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None

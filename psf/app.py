@@ -1,0 +1,184 @@
+"""The composition root: every `if settings...` lives here, and here alone it is decided what is made of what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from executors import profile as profiles
+from executors.bounded import BoundedExecutor
+from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
+from executors.errors import SandboxUnavailable
+from executors.interfaces import Capabilities
+from executors.local import LocalExecutor
+from executors.profile import Profile
+from psf import runtimes
+from psf.api import server
+from psf.api.keys import Policy
+from psf.config import Settings, is_loopback
+from psf.sessions import SessionService
+from store.files import Files
+from store.interfaces import HeadSweeper
+from store.local import LocalStore
+from store.snapshot import Limits
+from store.workspace import WorkspaceSettings
+
+_log = logging.getLogger("psf")
+SWEEP_PERIOD_S = 60.0
+STOP_PATIENCE_S = 30.0
+DESCRIPTORS_WANTED = 65536
+
+
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[str]:
+    """A running server; gives its URL. When the context ends, running steps are finished first, for a while.
+
+    Raises ConfigurationError, StoreUnusable, SandboxUnavailable, OSError (the port).
+    """
+    async with build(settings) as application:
+        runner = web.AppRunner(
+            application, handler_cancellation=True, shutdown_timeout=STOP_PATIENCE_S, access_log=None
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port)
+            await site.start()
+            port = runner.addresses[0][1]
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            yield f"http://{host}:{port}"
+        finally:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[web.Application]:
+    """The application with everything it stands on, and the sweeper beside it."""
+    _raise_descriptor_limit()
+    profile = profiles.build(
+        interpreter=settings.interpreter, uid=settings.sandbox_uid, read_only_paths=settings.read_only_paths
+    )
+    files = Files()
+    store = await asyncio.to_thread(_open_store, settings, profile, files)
+    try:
+        executor, capabilities = await _local_executor(settings, store, files, profile)
+        try:
+            service = _service(settings, store, executor, capabilities, profile)
+            sweeper = asyncio.create_task(_sweep(store.heads, settings.retention_s))
+            try:
+                yield server.build(service, capabilities, _policy(settings), settings.body_bytes_max)
+            finally:
+                sweeper.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await sweeper
+        finally:
+            await executor.close()
+    finally:
+        store.close()
+
+
+async def _local_executor(
+    settings: Settings, store: LocalStore, files: Files, profile: Profile
+) -> tuple[BoundedExecutor, Capabilities]:
+    bwrap, libraries = profiles.find_bubblewrap(settings.bubblewrap)
+    probe_folder = store.root / f"probe-{secrets.token_hex(4)}"
+    probe_folder.mkdir()
+    try:
+        sandbox = await BubblewrapSandbox.start(
+            profile, BubblewrapSettings(bwrap, libraries, probe_folder, settings.workspace)
+        )
+    finally:
+        files.remove_tree(str(probe_folder).encode())
+    _report(sandbox.capabilities)
+    owner = profile.user if profile.privileged else None
+    try:
+        workspaces = await asyncio.to_thread(
+            store.workspaces, WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, owner)
+        )
+    except BaseException:
+        await sandbox.close()
+        raise
+    local = LocalExecutor(sandbox, workspaces, store.objects, owner, files)
+    return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox.capabilities
+
+
+def _service(
+    settings: Settings, store: LocalStore, executor: BoundedExecutor, capabilities: Capabilities, profile: Profile
+) -> SessionService:
+    rows = runtimes.load(Path(settings.runtimes) if settings.runtimes else None)
+    table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path, profile.identity())
+    facts: dict[str, object] = {"sandbox": capabilities.sandbox, "enforced": capabilities.enforced}
+    return SessionService(
+        store.objects,
+        store.heads,
+        store.leases,
+        executor,
+        table,
+        sandbox=capabilities.sandbox,
+        run_facts=facts,
+        clock=time.time,
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    limits = Limits(
+        memory_bytes=settings.memory_bytes,
+        processes=settings.processes,
+        output_kept_bytes=settings.output_kept_bytes,
+        output_flood_bytes=settings.output_flood_bytes,
+        file_bytes=settings.file_bytes,
+        scratch_bytes=settings.scratch_bytes,
+    )
+    names = server.LOOPBACK_NAMES | set(settings.allowed_hosts) | {settings.host}
+    allowed = names if is_loopback(settings.host) else None
+    return Policy(limits, settings.memory_bytes_max, settings.wall_time_s_max, allowed)
+
+
+async def _sweep(heads: HeadSweeper, retention_s: float) -> None:
+    """Drop what expired longer ago than it is retained, again and again."""
+    while True:
+        try:
+            dropped = await asyncio.to_thread(heads.drop_unused_since, time.time() - retention_s)
+            if dropped:
+                _log.info("%d expired sessions dropped", dropped)
+        except Exception:  # noqa: BLE001 - a sweeper must outlive a full disk
+            _log.exception("sweeping failed; trying again in %g s", SWEEP_PERIOD_S)
+        await asyncio.sleep(SWEEP_PERIOD_S)
+
+
+def _report(capabilities: Capabilities) -> None:
+    """Said once, at start: what is enforced here and, loudly, what is not."""
+    _log.info("sandbox %s, workspaces by %s", capabilities.sandbox, capabilities.workspace)
+    for lack in capabilities.missing:
+        _log.warning("not guaranteed here: %s", lack)
+
+
+def _open_store(settings: Settings, profile: Profile, files: Files) -> LocalStore:
+    root = Path(settings.store).absolute()
+    _check_store_is_hidden(root, profile)
+    return LocalStore(root, files)
+
+
+def _check_store_is_hidden(store: Path, profile: Profile) -> None:
+    """Refuse a store that programs could read."""
+    visible = [*profile.system, *(source for source, _ in profile.binds)]
+    for folder in visible:
+        if store.resolve().is_relative_to(Path(folder).resolve()):
+            raise SandboxUnavailable(
+                f"the store {store} lies below {folder}, which programs can read; choose another folder"
+            )
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,83 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import psf
+from executors.errors import ExecutorError
+from psf import config
+from psf.errors import ConfigurationError, PsfError
+from store.errors import StoreError
+
+FAILED, MISUSED = 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        status: int = parsed.act(parsed)
+    except ConfigurationError as error:
+        print(f"psf: {error}", file=sys.stderr)
+        return MISUSED
+    except (PsfError, StoreError, ExecutorError) as error:
+        print(f"psf: {error}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        print(f"psf: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="psf", description="Runs untrusted code in sandboxes and keeps every step as a snapshot."
+    )
+    parser.add_argument("--version", action="version", version=f"psf {psf.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the HTTP API", description="Serve the HTTP API.")
+    config.add_flags(serve)
+    serve.set_defaults(act=_serve)
+    demo = commands.add_parser(
+        "demo", help="show the main things on a server of its own", description="Start a server in a temporary folder, show what it can do, leave nothing behind."
+    )  # fmt: skip
+    demo.set_defaults(act=_demo)
+    return parser
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    settings = config.load(vars(parsed), os.environ)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve_until_told(settings))
+
+
+async def _serve_until_told(settings: config.Settings) -> int:
+    from psf import app  # noqa: PLC0415 - `psf --version` need not wait for aiohttp
+
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    async with app.serve(settings) as url:
+        print(f"psf {psf.__version__} is ready on {url} (store: {settings.store})", flush=True)
+        await told.wait()
+        print("stopping: running steps are finished first", flush=True)
+    return 0
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from psf import demo  # noqa: PLC0415 - brings rich and aiohttp
+
+    return asyncio.run(demo.run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

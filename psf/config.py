@@ -1,0 +1,166 @@
+"""Settings: one table of fields, from which flags, PSF_* variables and the TOML file all follow. Flags win, then variables, then the file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from psf.errors import ConfigurationError
+
+_MIB = 1 << 20
+
+
+class Doc(msgspec.Struct, frozen=True):
+    """The sentence that `--help` and the documentation show for a setting."""
+
+    text: str
+
+
+def _default_store() -> str:
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(data, "psf")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a server, with their defaults."""
+
+    host: Annotated[str, Doc("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Doc("port to listen on; 0 takes a free one")] = 8080
+    store: Annotated[str, Doc("folder of the store")] = msgspec.field(default_factory=_default_store)
+    allow_unauthenticated: Annotated[bool, Doc("serve other machines although anybody could then run code here")] = (
+        False
+    )
+    allowed_hosts: Annotated[tuple[str, ...], Doc("further names by which requests may call a loopback server")] = ()
+    slots: Annotated[int, Doc("steps at once; 0 means two for each processor")] = 0
+    queue_patience_s: Annotated[float, Doc("how long a step waits for a slot before it is refused")] = 8.0
+    body_bytes_max: Annotated[int, Doc("largest request body")] = 64 * _MIB
+    retention_s: Annotated[float, Doc("how long an expired session is kept")] = 7 * 86400.0
+    interpreter: Annotated[str | None, Doc("the Python that programs get, an absolute path")] = None
+    runtimes: Annotated[str | None, Doc("TOML file with further languages")] = None
+    read_only_paths: Annotated[tuple[str, ...], Doc("host folders that programs may read, where they are")] = ()
+    bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
+    sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
+    workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
+    memory_bytes: Annotated[int, Doc("memory of a run that asks for none")] = 2048 * _MIB
+    memory_bytes_max: Annotated[int, Doc("most memory a run may ask for")] = 16384 * _MIB
+    wall_time_s_max: Annotated[float, Doc("longest time a stage may ask for")] = 3600.0
+    processes: Annotated[int, Doc("processes of a run")] = 128
+    output_kept_bytes: Annotated[int, Doc("bytes kept of each output stream")] = 8 * _MIB
+    output_flood_bytes: Annotated[int, Doc("bytes of output after which a program is killed")] = 256 * _MIB
+    file_bytes: Annotated[int, Doc("largest file a program may write")] = 1024 * _MIB
+    scratch_bytes: Annotated[int, Doc("size of a run's scratch folders together")] = 512 * _MIB
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Doc("what the log on stderr shows")] = "info"
+
+    def slots_here(self) -> int:
+        return self.slots or 2 * (os.cpu_count() or 1)
+
+
+_NON_NEGATIVE = ("port", "slots", "retention_s")
+_POSITIVE = (
+    "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
+    "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes",
+)  # fmt: skip
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each setting, and `--config`."""
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings (or PSF_CONFIG)")
+    defaults = Settings()
+    for name, kind in _kinds().items():
+        default = getattr(defaults, name)
+        shown = f"{_doc(name)} (default: {default})" if default not in (None, (), False) else _doc(name)
+        flag = "--" + name.replace("_", "-")
+        if kind is bool:
+            parser.add_argument(flag, dest=name, action="store_const", const="true", help=shown)
+        else:
+            parser.add_argument(flag, dest=name, metavar=_word(kind), help=shown)
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Settings from all sources. Raises ConfigurationError, naming the setting and where it came from."""
+    values: dict[str, Any] = {}
+    file = flags.get("config") or environment.get("PSF_CONFIG")
+    if file:
+        values |= _from_file(Path(file))
+    names = set(Settings.__struct_fields__)
+    for variable, text in environment.items():
+        if variable.startswith("PSF_") and variable not in ("PSF_CONFIG",) and not variable.startswith("PSF_TEST_"):
+            name = variable.removeprefix("PSF_").lower()
+            if name not in names:
+                raise ConfigurationError(f"{variable}: there is no setting {name!r}; `psf serve --help` lists them")
+            values[name] = _convert(name, text, variable)
+    for name in names:
+        if flags.get(name) is not None:
+            values[name] = _convert(name, flags[name], "--" + name.replace("_", "-"))
+    return _checked(msgspec.convert(values, Settings))
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        given = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    for name, value in given.items():
+        if name not in Settings.__struct_fields__:
+            raise ConfigurationError(f"{path}: there is no setting {name!r}; `psf serve --help` lists them")
+        given[name] = _convert(name, value, f"{path}: {name}")
+    return given
+
+
+def _convert(name: str, value: Any, source: str) -> Any:
+    kind = get_type_hints(Settings)[name]
+    if isinstance(value, str) and get_origin(kind) is tuple:
+        value = [part for part in value.split(",") if part]
+    if isinstance(value, str) and kind is bool:
+        value = value.lower()
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+
+
+def _checked(settings: Settings) -> Settings:
+    for name in (*_NON_NEGATIVE, *_POSITIVE):
+        value = getattr(settings, name)
+        if not math.isfinite(value) or value < 0 or (value == 0 and name in _POSITIVE):
+            raise ConfigurationError(
+                f"{name}: must be {'greater than' if name in _POSITIVE else 'at least'} 0, not {value}"
+            )
+    if settings.port > 65535:
+        raise ConfigurationError(f"port: must be at most 65535, not {settings.port}")
+    if not is_loopback(settings.host) and not settings.allow_unauthenticated:
+        raise ConfigurationError(
+            f"host: {settings.host} would let other machines run code here without a password;"
+            " add --allow-unauthenticated if that is meant"
+        )
+    return settings
+
+
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
+def _doc(name: str) -> str:
+    hint = get_type_hints(Settings, include_extras=True)[name]
+    return next(part.text for part in get_args(hint) if isinstance(part, Doc))
+
+
+def _word(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "A,B"
+    return {int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT")

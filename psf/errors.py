@@ -1,0 +1,47 @@
+"""What psf's own layer says no to. Each error carries its facts; psf.api.errors maps them to HTTP."""
+
+from __future__ import annotations
+
+
+class PsfError(Exception):
+    """Base of all. `code` is stable; the text is for the person or program that asked."""
+
+    code = "psf_error"
+
+
+class ConfigurationError(PsfError):
+    """A setting is unknown or makes no sense. The text names it and says what would do."""
+
+    code = "configuration"
+
+
+class RuntimeUnknown(PsfError):
+    """No language of this name."""
+
+    code = "runtime_unknown"
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown language {name!r}; there are {', '.join(known)}")
+        self.name, self.known = name, known
+
+
+class InvalidField(PsfError):
+    """A field of a request is wrong. `location` leads to it; the message says what would be right."""
+
+    code = "invalid_field"
+
+    def __init__(
+        self, location: tuple[str | int, ...], message: str, value: object = None, kind: str = "value_error"
+    ) -> None:
+        super().__init__(f"{'.'.join(str(part) for part in location)}: {message}")
+        self.location, self.message, self.value, self.kind = location, message, value, kind
+
+
+class SessionExpired(PsfError):
+    """The session was idle for longer than its ttl. Its log can be read and it can be forked while it is retained."""
+
+    code = "session_expired"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("Session expired or not found")
+        self.session_id = session_id

@@ -1,0 +1,79 @@
+"""The table of languages: data, not code. A row says how a program of a language is named, compiled and run."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import blake3
+import msgspec
+
+from psf.errors import ConfigurationError, RuntimeUnknown
+
+
+class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row, with its name. Words of `run` and `compile` may hold `{python}`."""
+
+    title: str
+    file: str
+    run: tuple[str, ...]
+    compile: tuple[str, ...] | None = None
+    tools: tuple[str, ...] = ()
+    pip: bool = False
+    name: str = ""
+
+
+class Runtimes:
+    """All rows, and what they become on this machine."""
+
+    def __init__(
+        self, rows: dict[str, Runtime], interpreter: str, pip_path: str | None, system_identity: bytes
+    ) -> None:
+        self._rows, self._interpreter, self._pip_path = rows, interpreter, pip_path
+        self._system_identity = system_identity
+        self._digests = {name: self._digest(row) for name, row in rows.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def get(self, name: str) -> Runtime:
+        """The row of a language. Raises RuntimeUnknown, naming those there are."""
+        try:
+            return self._rows[name]
+        except KeyError:
+            raise RuntimeUnknown(name, self.names) from None
+
+    def command(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(word.replace("{python}", self._interpreter) for word in words)
+
+    def environment(self, runtime: Runtime) -> tuple[tuple[str, str], ...]:
+        """Variables a runtime adds to the sandbox's own."""
+        return (("PYTHONPATH", self._pip_path),) if runtime.pip and self._pip_path else ()
+
+    def environment_digest(self, runtime: Runtime, sandbox: str) -> bytes:
+        """What a result may depend on besides tree and step: this row, the system programs see, the kind of sandbox."""
+        return blake3.blake3(self._digests[runtime.name] + self._system_identity + sandbox.encode()).digest()
+
+    def _digest(self, row: Runtime) -> bytes:
+        return blake3.blake3(msgspec.msgpack.encode([row, self._interpreter, self._pip_path])).digest()
+
+
+def load(extra: Path | None = None) -> dict[str, Runtime]:
+    """The rows that come with psf, and those of the file `extra`, which may replace them. Raises ConfigurationError."""
+    rows = _parse(resources.files("psf").joinpath("runtimes.toml").read_text(), "runtimes.toml")
+    if extra is not None:
+        try:
+            rows |= _parse(extra.read_text(), str(extra))
+        except OSError as error:
+            raise ConfigurationError(f"{extra}: {error.strerror}") from None
+    return rows
+
+
+def _parse(text: str, source: str) -> dict[str, Runtime]:
+    try:
+        rows = msgspec.convert(tomllib.loads(text), dict[str, Runtime])
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+    return {name: msgspec.structs.replace(row, name=name) for name, row in rows.items()}

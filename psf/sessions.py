@@ -1,0 +1,231 @@
+"""The heart: sessions, and what moves their heads.
+
+Order of every move: objects durable, snapshot durable, head advanced, answer. A step holds its session's turn from reading the head
+to advancing it. A cancelled step changes nothing; once its commit has begun it is finished, answered or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from executors.errors import Overloaded
+from executors.interfaces import Executor, Request, Result, StageRequest
+from psf import record
+from psf.errors import InvalidField, SessionExpired
+from psf.history import find_snapshot
+from psf.record import Order
+from psf.runtimes import Runtime, Runtimes
+from store import snapshot as snapshots
+from store.ids import Kind, SnapshotId
+from store.interfaces import Heads, Leases, Move, Objects, Session
+from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
+
+TURN_POLL_S_MIN, TURN_POLL_S_MAX = 0.002, 0.05
+WAITING_STEPS_MAX = 100
+FORKS_MAX = 10_000
+
+_Value = TypeVar("_Value")
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """What became of an order. `snapshot` is the session's new head; None for a run without a session."""
+
+    result: Result
+    snapshot: SnapshotId | None
+
+
+class SessionService:
+    """Create, execute, rollback, fork, log. `clock` gives seconds since 1970; `run_facts` what every run record repeats."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        heads: Heads,
+        leases: Leases,
+        executor: Executor,
+        runtimes: Runtimes,
+        *,
+        sandbox: str,
+        run_facts: dict[str, object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._objects, self._heads, self._leases = objects, heads, leases
+        self._executor, self._runtimes = executor, runtimes
+        self._sandbox, self._run_facts, self._clock = sandbox, run_facts, clock
+        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+
+    async def create(self, runtime: str, ttl_s: float, tenant: str, name: str | None = None) -> Session:
+        """A new session with an empty work directory. Raises RuntimeUnknown."""
+        self._runtimes.get(runtime)
+        now_s = self._clock()
+        session = Session(_new_id(), tenant, name, EMPTY_SNAPSHOT_ID, runtime, self._sandbox, ttl_s, now_s, now_s)
+        await _to_thread(lambda: self._heads.create([session], "create"))
+        return session
+
+    async def get(self, session_id: str, tenant: str, *, retained: bool = False) -> Session:
+        """A session that has not expired, or with `retained` also one that has. Raises SessionMissing, SessionExpired."""
+        session = await _to_thread(lambda: self._heads.get(session_id, tenant))
+        if not retained and session.expires_at_s() < self._clock():
+            raise SessionExpired(session_id)
+        return session
+
+    async def run(self, order: Order) -> Executed:
+        """Run without a session: starts empty, leaves no trace. Raises RuntimeUnknown, ExecutorError."""
+        runtime = self._runtimes.get(order.runtime or "")
+        order = msgspec.structs.replace(order, keep="nothing")
+        return Executed(await self._executor.execute(self._request(snapshots.EMPTY_SNAPSHOT, runtime, order)), None)
+
+    async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
+        """Run a step and move the head to its snapshot. The order's runtime, if any, becomes the session's.
+
+        Raises SessionMissing, SessionExpired, RuntimeUnknown, ExecutorError, StoreError; then the head has not moved.
+        """
+        session = await self.get(session_id, tenant)
+        self._runtimes.get(order.runtime or session.runtime)
+        async with self._turn(session_id):
+            session = await self.get(session_id, tenant)
+            runtime = self._runtimes.get(order.runtime or session.runtime)
+            parent = await _to_thread(lambda: self._snapshot(session.head))
+            started_s = self._clock()
+            result = await self._executor.execute(self._request(parent, runtime, order))
+            run_record = record.run_record(result, started_s, self._run_facts)
+            snapshot = await _finished(lambda: self._commit(session, parent, runtime, order, result, run_record))
+            return Executed(result, snapshot)
+
+    async def rollback(self, session_id: str, tenant: str, to: str | int) -> SnapshotId:
+        """Move the head to an earlier (or any other) snapshot of the session's history; itself a move that can be undone.
+
+        `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory.
+        """
+        async with self._turn(session_id):
+            session = await self.get(session_id, tenant)
+            target = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
+            move = Move(0, "rollback", session.head, target, self._clock(), b"")
+            await _finished(lambda: self._heads.advance(session_id, session.head, move))
+        return target
+
+    async def fork(
+        self, session_id: str, tenant: str, *, start: str | int | None = None, names: tuple[str | None, ...] = (None,)
+    ) -> list[Session]:
+        """New sessions, one per name, on a snapshot of this one's history (default: its head). Copies nothing.
+
+        Also from an expired session that is still retained. Raises NotInHistory.
+        """
+        if not 1 <= len(names) <= FORKS_MAX:
+            raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", len(names))
+        session = await self.get(session_id, tenant, retained=True)
+        head = session.head
+        if start is not None:
+            head = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
+        now_s = self._clock()
+        forks = [
+            msgspec.structs.replace(
+                session, session_id=_new_id(), name=name, head=head, created_at_s=now_s, used_at_s=now_s
+            )
+            for name in names
+        ]
+        await _to_thread(lambda: self._heads.create(forks, "fork"))
+        return forks
+
+    async def log(self, session_id: str, tenant: str, *, before: int | None, limit: int) -> list[tuple[Move, Snapshot]]:
+        """Moves of the head, newest first, each with the snapshot it led to. Also of an expired session that is retained."""
+        await self.get(session_id, tenant, retained=True)
+
+        def read() -> list[tuple[Move, Snapshot]]:
+            moves = self._heads.log(session_id, before=before, limit=limit)
+            return [(move, self._snapshot(move.to_snapshot)) for move in moves]
+
+        return await _to_thread(read)
+
+    # -- parts of a step ----------------------------------------------------------------------------------------------
+
+    def _snapshot(self, identity: SnapshotId) -> Snapshot:
+        return snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
+
+    def _request(self, parent: Snapshot, runtime: Runtime, order: Order) -> Request:
+        stages = [StageRequest("run", self._runtimes.command(runtime.run), order.run_limits)]
+        if runtime.compile is not None:
+            stages.insert(0, StageRequest("compile", self._runtimes.command(runtime.compile), order.compile_limits))
+        return Request(
+            tree=parent.tree,
+            number=parent.depth + 1,
+            program_name=runtime.file,
+            program=order.code,
+            stages=tuple(stages),
+            stdin=order.stdin,
+            args=order.args,
+            env=(*self._runtimes.environment(runtime), *order.env),
+            files=order.files,
+            fetch=order.fetch,
+            keep=order.keep,
+        )
+
+    def _commit(
+        self, session: Session, parent: Snapshot, runtime: Runtime, order: Order, result: Result, run_record: bytes
+    ) -> SnapshotId:
+        """Make the outcome durable, then move the head. In a thread."""
+        environment = self._runtimes.environment_digest(runtime, self._sandbox)
+        step = record.put_step(self._objects, runtime, environment, order)
+        outcome = record.put_outcome(self._objects, result)
+        after = Snapshot(snapshots.VERSION, parent.depth + 1, (session.head,), result.tree, step, outcome)
+        identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
+        self._objects.sync()
+        move = Move(0, "execute", session.head, identity, self._clock(), run_record)
+        self._heads.advance(session.session_id, session.head, move, runtime=runtime.name)
+        return identity
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _turn(self, session_id: str) -> AsyncIterator[None]:
+        """This step's turn on its session: first among ours, in the order they came, then among all processes."""
+        turn = self._turns.setdefault(session_id, _Turn())
+        if turn.waiting >= WAITING_STEPS_MAX:
+            raise Overloaded(0.0)
+        turn.waiting += 1
+        try:
+            await turn.lock.acquire()
+        finally:
+            turn.waiting -= 1
+        try:
+            pause_s = TURN_POLL_S_MIN
+            while (lease := self._leases.try_acquire(session_id)) is None:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, TURN_POLL_S_MAX)
+            try:
+                yield
+            finally:
+                lease.release()
+        finally:
+            turn.lock.release()
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
+async def _to_thread(act: Callable[[], _Value]) -> _Value:
+    return await asyncio.to_thread(act)
+
+
+async def _finished(act: Callable[[], _Value]) -> _Value:
+    """Do a commit to its end even when the caller goes away: the turn must not end while it is under way."""
+    commit = asyncio.ensure_future(_to_thread(act))
+    try:
+        return await asyncio.shield(commit)
+    except asyncio.CancelledError:
+        await asyncio.wait([commit])
+        raise
+
+
+def _new_id() -> str:
+    return secrets.token_hex(20)

@@ -1,0 +1,81 @@
+"""Everything that can go wrong in the store. Each error carries its facts as fields; the message is made from them."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of all store errors. `code` is stable and may be shown to clients."""
+
+    code = "store_error"
+
+
+class ObjectMissing(StoreError):
+    """No object has this id."""
+
+    code = "object_missing"
+
+    def __init__(self, kind: str, object_id: str) -> None:
+        super().__init__(f"the store has no {kind} {object_id}")
+        self.kind, self.object_id = kind, object_id
+
+
+class ObjectDamaged(StoreError):
+    """The bytes stored under this id are not the bytes that were put."""
+
+    code = "object_damaged"
+
+    def __init__(self, kind: str, object_id: str, reason: str) -> None:
+        super().__init__(f"{kind} {object_id} is damaged: {reason}; `psf store check` names what depends on it")
+        self.kind, self.object_id, self.reason = kind, object_id, reason
+
+
+class DecodeError(StoreError):
+    """Bytes are not the canonical encoding of the value they should hold."""
+
+    code = "not_canonical"
+
+
+class SessionMissing(StoreError):
+    """No live session has this id: never made, expired, or dropped."""
+
+    code = "session_missing"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("Session expired or not found")
+        self.session_id = session_id
+
+
+class SessionExists(StoreError):
+    """A session of this id is there already. Nothing was created."""
+
+    code = "session_exists"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id} exists already")
+        self.session_id = session_id
+
+
+class HeadMoved(StoreError):
+    """A compare-and-set lost: the head is not the one the caller expected. Nothing was changed."""
+
+    code = "head_moved"
+
+    def __init__(self, session_id: str, expected: str, actual: str) -> None:
+        super().__init__(f"the head is {actual}, not {expected}")
+        self.session_id, self.expected, self.actual = session_id, expected, actual
+
+
+class NotInHistory(StoreError):
+    """A reference names no snapshot, or more than one, of the session's history."""
+
+    code = "snapshot_missing"
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(f"{reference!r} {reason}")
+        self.reference = reference
+
+
+class StoreUnusable(StoreError):
+    """The store folder cannot be used: wrong format, no rights, no space, or not a store."""
+
+    code = "store_unusable"

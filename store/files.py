@@ -1,0 +1,234 @@
+"""The only module that writes files. Everything else in the store asks a `Files` for it.
+
+One class, one method per thing done to a disk, so that a test can make the n-th of them fail, or record and reorder them.
+Durability is spelt out by the caller: `write` makes bytes visible, `sync` makes them last, `sync_directory` makes a name last.
+A failed sync is final for its descriptor: the kernel may have dropped the pages, so nobody may try again on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+PRIVATE_DIRECTORY_MODE = 0o700
+IOV_MAX = 1024
+CHUNK_BYTES = 1 << 20
+
+
+class Owner(Protocol):
+    """Who owns the files of workspaces: psf's own uid, under which programs run."""
+
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+
+
+class Files:
+    """Direct access to the operating system. All paths may be relative to a directory descriptor."""
+
+    def open(self, path: str | bytes, flags: int, mode: int = 0o644, *, directory: int | None = None) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=directory)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at the descriptor's position."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
+        """Write all buffers, in order, with as few calls as the kernel allows; returns the bytes written."""
+        total = 0
+        pending = [memoryview(buffer) for buffer in buffers if buffer]
+        while pending:
+            written = os.writev(descriptor, pending[:IOV_MAX])
+            total += written
+            while pending and written >= len(pending[0]):
+                written -= len(pending.pop(0))
+            if written:
+                pending[0] = pending[0][written:]
+        return total
+
+    def sync(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+
+    def sync_directory(self, path: str | bytes) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        os.ftruncate(descriptor, length)
+
+    def unnamed(self, directory: str) -> int:
+        """A descriptor of a new file without a name in `directory`'s file system; `link` may give it one."""
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444)
+
+    def link(self, descriptor: int, path: str) -> None:
+        """Give an unnamed file its name. A file of that name already there is kept: names are content."""
+        # A directory descriptor makes CPython pass AT_SYMLINK_FOLLOW; without one it calls plain link(2): EXDEV.
+        anchor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=anchor, follow_symlinks=True)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(anchor)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy `length` bytes between descriptors from their positions, inside the kernel where it can."""
+        remaining = length
+        while remaining:
+            try:
+                copied = os.copy_file_range(source, target, remaining)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                copied = os.sendfile(target, source, None, min(remaining, CHUNK_BYTES))
+            if copied == 0:
+                raise OSError(errno.EIO, "a file became shorter while it was copied")
+            remaining -= copied
+
+    def make_directory(self, path: str | bytes, mode: int = 0o755, *, directory: int | None = None) -> None:
+        os.mkdir(path, mode, dir_fd=directory)
+
+    def symlink(self, target: bytes, path: bytes, *, directory: int) -> None:
+        os.symlink(target, path, dir_fd=directory)
+
+    def rename(
+        self, source: str | bytes, target: str | bytes, *, source_directory: int | None, target_directory: int | None
+    ) -> None:
+        os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
+
+    def unlink(self, path: str | bytes, *, directory: int | None = None) -> None:
+        os.unlink(path, dir_fd=directory)
+
+    def remove_directory(self, path: str | bytes, *, directory: int | None = None) -> None:
+        os.rmdir(path, dir_fd=directory)
+
+    def make_whiteout(self, path: bytes, *, directory: int) -> None:
+        """An overlay's mark that the name below is gone: a character device 0/0, which needs no rights to make."""
+        os.mknod(path, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+
+    def set_attribute(self, descriptor: int, name: str, value: bytes) -> None:
+        os.setxattr(descriptor, name, value)
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        os.fchmod(descriptor, mode)
+
+    def set_owner(self, path: bytes, owner: Owner, *, directory: int) -> None:
+        os.chown(path, owner.uid, owner.gid, dir_fd=directory, follow_symlinks=False)
+
+    def set_time(self, path: bytes, time_s: int, *, directory: int | None) -> None:
+        os.utime(path, ns=(time_s * 10**9, time_s * 10**9), dir_fd=directory, follow_symlinks=False)
+
+    def remove_tree(self, path: bytes, *, directory: int | None = None) -> None:
+        """Remove whatever `path` names. Follows no symlink and opens nothing but directories."""
+        if not stat.S_ISDIR(os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode):
+            self.unlink(path, directory=directory)
+            return
+        descriptor = open_directory(path, directory)
+        try:
+            self.empty_directory(descriptor)
+        finally:
+            os.close(descriptor)
+        self.remove_directory(path, directory=directory)
+
+    def empty_directory(self, descriptor: int) -> None:
+        """Remove all that a directory holds, in constant stack depth.
+
+        Deep nests are cut short by moving grandchildren up, so that a program cannot exhaust descriptors or the stack.
+        """
+        serial = 0
+        while names := [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in _scan(descriptor)]:
+            for name, is_directory in names:
+                if not is_directory:
+                    self.unlink(name, directory=descriptor)
+                    continue
+                child = open_directory(name, descriptor)
+                try:
+                    self.set_mode(child, PRIVATE_DIRECTORY_MODE)
+                    for grandchild in list(_scan(child)):
+                        inner = os.fsencode(grandchild.name)
+                        if grandchild.is_dir(follow_symlinks=False):
+                            serial = _free_serial(descriptor, serial)
+                            _make_accessible(inner, child)
+                            self.rename(
+                                inner, _lifted_name(serial), source_directory=child, target_directory=descriptor
+                            )
+                        else:
+                            self.unlink(inner, directory=child)
+                finally:
+                    os.close(child)
+                self.remove_directory(name, directory=descriptor)
+
+
+def open_directory(path: bytes | str, directory: int | None = None) -> int:
+    """Open a directory without following a symlink, making it accessible first when its owner took the rights away."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=directory)
+    except PermissionError:
+        _make_accessible(path, directory)
+        return os.open(path, flags, dir_fd=directory)
+    # One that may be read may still not be searched or written.
+    if os.geteuid() and os.fstat(descriptor).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.fchmod(descriptor, PRIVATE_DIRECTORY_MODE)
+    return descriptor
+
+
+def mode_of(name: bytes, directory: int) -> int | None:
+    """File type and mode of what `name` is itself; None when there is nothing."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def lock(descriptor: int, *, wait: bool) -> bool:
+    """Take an exclusive flock; False when another process holds it and `wait` is false."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
+    """`length` bytes at `offset`, fewer only at the end of the file."""
+    parts: list[bytes] = []
+    while length:
+        part = os.pread(descriptor, length, offset)
+        if not part:
+            break
+        parts.append(part)
+        length -= len(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _scan(descriptor: int) -> os._ScandirIterator[str]:
+    return os.scandir(descriptor)
+
+
+def _lifted_name(serial: int) -> bytes:
+    return b".lifted-%d" % serial
+
+
+def _free_serial(descriptor: int, serial: int) -> int:
+    """The next number whose name is free: a program may have made such names too, but not all numbers."""
+    serial += 1
+    while mode_of(_lifted_name(serial), descriptor) is not None:
+        serial += 1
+    return serial
+
+
+def _make_accessible(path: bytes | str, directory: int | None) -> None:
+    if stat.S_ISDIR(os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode):
+        os.chmod(path, PRIVATE_DIRECTORY_MODE, dir_fd=directory)

@@ -1,0 +1,131 @@
+"""The store's vocabulary: what any object store and any head store promise.
+
+Three kinds of truth, three Protocols: objects are immutable and named by their content; heads are the only thing that
+changes; workspaces are a cache of both and may be lost at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+import msgspec
+
+from store.ids import BlobId, Kind, SnapshotId
+
+
+class Objects(Protocol):
+    """Immutable objects. Safe to call from many threads."""
+
+    def put(self, kind: Kind, data: bytes) -> bytes:
+        """Store an object and return its id. Idempotent. Readable at once; durable after the next `sync`."""
+        ...
+
+    def put_file(self, descriptor: int, size_bytes: int) -> BlobId:
+        """Store `size_bytes` read from a regular file's start as a blob. Readable at once; durable after `sync`.
+
+        Raises OSError when the file is shorter. What was read is what was hashed, even if the file changes meanwhile.
+        """
+        ...
+
+    def get(self, kind: Kind, object_id: bytes) -> bytes:
+        """The object's bytes. Raises ObjectMissing, or ObjectDamaged when what is stored does not match its name."""
+        ...
+
+    def sync(self) -> None:
+        """Return when every object put before the call is durable. Raises OSError; then none of them may be relied on."""
+        ...
+
+
+class ObjectLister(Protocol):
+    """The dangerous view of an object store: only check and sweep receive it."""
+
+    def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
+        """Every object, in no order."""
+        ...
+
+    def find_missing(self, objects: Collection[tuple[Kind, bytes]]) -> set[tuple[Kind, bytes]]:
+        """Those of `objects` that are not stored."""
+        ...
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A named, mutable head over immutable snapshots, and its settings. Times are seconds since 1970."""
+
+    session_id: str
+    tenant: str
+    name: str | None
+    head: SnapshotId
+    runtime: str
+    sandbox: str
+    ttl_s: float
+    created_at_s: float
+    used_at_s: float
+
+    def expires_at_s(self) -> float:
+        return self.used_at_s + self.ttl_s
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One entry of a session's log: how its head moved. `run_record` holds what may differ between equal runs (JSON)."""
+
+    sequence: int
+    kind: str
+    from_snapshot: SnapshotId | None
+    to_snapshot: SnapshotId
+    at_s: float
+    run_record: bytes
+
+
+class Heads(Protocol):
+    """Session heads and their logs: the only mutable thing. Every change is durable when the call returns."""
+
+    def create(self, sessions: Collection[Session], kind: str) -> None:
+        """Add sessions and the first entry of their logs (`kind`: create or fork), all or none.
+
+        Raises SessionExists when an id is taken.
+        """
+        ...
+
+    def get(self, session_id: str, tenant: str) -> Session:
+        """The session, expired or not. Raises SessionMissing, also for another tenant's."""
+        ...
+
+    def advance(self, session_id: str, expected: SnapshotId, move: Move, *, runtime: str | None = None) -> None:
+        """Compare-and-set the head to `move.to_snapshot`, append `move` to the log, mark the session used.
+
+        The stored sequence is the next of the log, whatever `move` says. Raises HeadMoved or SessionMissing; then nothing has changed.
+        """
+        ...
+
+    def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
+        """Moves, newest first, with a sequence below `before`."""
+        ...
+
+
+class HeadSweeper(Protocol):
+    """The dangerous view of a head store: only the sweeper and check receive it."""
+
+    def drop_unused_since(self, horizon_s: float) -> int:
+        """Drop the sessions, with their logs, that expired before `horizon_s`; returns how many."""
+        ...
+
+    def roots(self) -> Iterator[tuple[str, SnapshotId]]:
+        """Every (session id, snapshot) that a head or a log entry names."""
+        ...
+
+
+class Lease(Protocol):
+    """A turn that is held."""
+
+    def release(self) -> None:
+        """Give the turn up. Once."""
+        ...
+
+
+class Leases(Protocol):
+    """Turns: a step holds its session's lease from reading the head to advancing it, across processes too."""
+
+    def try_acquire(self, session_id: str) -> Lease | None:
+        """Take the turn if it is free, without waiting. It ends with the process, however that ends."""
+        ...

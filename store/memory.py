@@ -1,0 +1,115 @@
+"""The readable reference: objects and heads in dictionaries. Documents the contract and is the model in property tests."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing
+from store.files import read_exactly
+from store.ids import BlobId, Kind, SnapshotId, object_id
+from store.interfaces import Lease, Move, Session
+
+
+class MemoryObjects:
+    """`Objects` and `ObjectLister` that last as long as the process."""
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[Kind, bytes], bytes] = {}
+
+    def put(self, kind: Kind, data: bytes) -> bytes:
+        name = object_id(kind, data)
+        self._objects[kind, name] = bytes(data)
+        return name
+
+    def put_file(self, descriptor: int, size_bytes: int) -> BlobId:
+        data = read_exactly(descriptor, size_bytes, 0)
+        if len(data) < size_bytes:
+            raise OSError(errno.EIO, "a file is shorter than said")
+        return BlobId(self.put(Kind.BLOB, data))
+
+    def get(self, kind: Kind, object_id: bytes) -> bytes:
+        try:
+            return self._objects[kind, object_id]
+        except KeyError:
+            raise ObjectMissing(kind.word, object_id.hex()) from None
+
+    def sync(self) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
+        return iter(list(self._objects))
+
+    def find_missing(self, objects: Collection[tuple[Kind, bytes]]) -> set[tuple[Kind, bytes]]:
+        return {name for name in objects if name not in self._objects}
+
+
+class MemoryHeads:
+    """`Heads` and `HeadSweeper` that last as long as the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._logs: dict[str, list[Move]] = defaultdict(list)
+
+    def create(self, sessions: Collection[Session], kind: str) -> None:
+        with self._lock:
+            taken = set(self._sessions)
+            for session in sessions:
+                if session.session_id in taken:
+                    raise SessionExists(session.session_id)
+                taken.add(session.session_id)
+            for session in sessions:
+                self._sessions[session.session_id] = session
+                move = Move(1, kind, None, session.head, session.created_at_s, b"")
+                self._logs[session.session_id] = [move]
+
+    def get(self, session_id: str, tenant: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None or session.tenant != tenant:
+            raise SessionMissing(session_id)
+        return session
+
+    def advance(self, session_id: str, expected: SnapshotId, move: Move, *, runtime: str | None = None) -> None:
+        with self._lock:
+            session = self._sessions.get(session_id)
+            if session is None:
+                raise SessionMissing(session_id)
+            if session.head != expected:
+                raise HeadMoved(session_id, expected.hex(), session.head.hex())
+            self._sessions[session_id] = msgspec.structs.replace(
+                session, head=move.to_snapshot, used_at_s=move.at_s, runtime=runtime or session.runtime
+            )
+            log = self._logs[session_id]
+            log.append(msgspec.structs.replace(move, sequence=len(log) + 1, from_snapshot=expected))
+
+    def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
+        moves = [move for move in self._logs.get(session_id, ()) if before is None or move.sequence < before]
+        return moves[::-1][:limit]
+
+    def drop_unused_since(self, horizon_s: float) -> int:
+        with self._lock:
+            gone = [name for name, session in self._sessions.items() if session.expires_at_s() < horizon_s]
+            for name in gone:
+                del self._sessions[name], self._logs[name]
+            return len(gone)
+
+    def roots(self) -> Iterator[tuple[str, SnapshotId]]:
+        for name, moves in list(self._logs.items()):
+            for move in moves:
+                yield name, move.to_snapshot
+
+
+class MemoryLeases:
+    """`Leases` among the threads of one process."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def try_acquire(self, session_id: str) -> Lease | None:
+        lock = self._locks[session_id]
+        return lock if lock.acquire(blocking=False) else None

@@ -1,0 +1,143 @@
+"""Trees: one directory each, and their canonical encoding.
+
+A tree is a tuple of entries sorted by name. Its encoding is msgpack of `[version, entries]` with entries as arrays; equal
+trees have equal bytes, hence equal ids. Decoding refuses everything that encoding would not have produced.
+Names are bytes: file systems know no characters, and a name that is not UTF-8 must round-trip.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+import msgspec
+
+from store.errors import DecodeError
+from store.ids import ID_BYTES, BlobId, Kind, TreeId, object_id
+
+VERSION = 1
+ENTRIES_MAX = 1_000_000
+NAME_BYTES_MAX = 255
+TARGET_BYTES_MAX = 4096
+EPOCH_S = 946_684_800
+"""2000-01-01T00:00:00Z: the time of an entry with `changed` 0 (see `logical_time_s`)."""
+
+
+class EntryKind(enum.IntEnum):
+    """What a directory entry is; part of the format."""
+
+    FILE = 0
+    EXECUTABLE = 1
+    SYMLINK = 2
+    DIRECTORY = 3
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One name in a directory.
+
+    `content` is a blob id (files), the target's bytes (symlinks) or a tree id (directories). `size_bytes` is the length of
+    the file or target, 0 for directories. `changed` is the number of the step that last changed content or kind.
+    """
+
+    name: bytes
+    kind: EntryKind
+    content: bytes
+    size_bytes: int
+    changed: int
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in (EntryKind.FILE, EntryKind.EXECUTABLE)
+
+    def same_content(self, other: Entry) -> bool:
+        """Equal but for the step that wrote it: what diff, merge and `changed` itself look at."""
+        return self.kind == other.kind and self.content == other.content
+
+
+class _Encoded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    version: int
+    entries: tuple[Entry, ...]
+
+
+Tree = tuple[Entry, ...]
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Encoded)
+
+
+def encode(entries: Iterable[Entry]) -> bytes:
+    """Canonical bytes of a tree. Raises DecodeError for entries that may not stand in a tree."""
+    tree = tuple(sorted(entries, key=_name))
+    _check(tree)
+    return _encoder.encode(_Encoded(VERSION, tree))
+
+
+def decode(data: bytes) -> Tree:
+    """The tree that `data` encodes. Raises DecodeError unless `data` is exactly what `encode` gives for it."""
+    try:
+        encoded = _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"not a tree: {error}") from None
+    if encoded.version != VERSION:
+        raise DecodeError(f"tree format {encoded.version} is not known; this psf reads {VERSION}")
+    _check(encoded.entries)
+    if _encoder.encode(encoded) != data:
+        raise DecodeError("not a tree: its encoding is not the canonical one")
+    return encoded.entries
+
+
+def tree_id(data: bytes) -> TreeId:
+    return TreeId(object_id(Kind.TREE, data))
+
+
+def entry_blob(entry: Entry) -> BlobId:
+    return BlobId(entry.content)
+
+
+def entry_tree(entry: Entry) -> TreeId:
+    return TreeId(entry.content)
+
+
+def logical_time_s(changed: int) -> int:
+    """Modification time, in seconds since 1970, that an entry has wherever it is materialized."""
+    return EPOCH_S + changed
+
+
+def tree_time_s(tree: Tree) -> int:
+    """Modification time of a root directory, which has no entry of its own: that of its latest change."""
+    return logical_time_s(max((entry.changed for entry in tree), default=0))
+
+
+def is_name(name: bytes) -> bool:
+    """Whether a directory may hold this name."""
+    return 0 < len(name) <= NAME_BYTES_MAX and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+def _name(entry: Entry) -> bytes:
+    return entry.name
+
+
+def _check(tree: Tree) -> None:
+    if len(tree) > ENTRIES_MAX:
+        raise DecodeError(f"a directory holds {len(tree)} entries; at most {ENTRIES_MAX} are kept")
+    previous = b""
+    for entry in tree:
+        if entry.name <= previous or not is_name(entry.name):
+            raise DecodeError(f"directory entry {entry.name!r} is out of order, repeated or not a name")
+        if not _content_fits(entry):
+            raise DecodeError(f"directory entry {entry.name!r} has content that does not fit its kind")
+        previous = entry.name
+
+
+def _content_fits(entry: Entry) -> bool:
+    if entry.changed < 0 or entry.size_bytes < 0:
+        return False
+    if entry.kind is EntryKind.SYMLINK:
+        return 0 < len(entry.content) <= TARGET_BYTES_MAX and entry.size_bytes == len(entry.content)
+    if entry.kind is EntryKind.DIRECTORY and entry.size_bytes != 0:
+        return False
+    return len(entry.content) == ID_BYTES
+
+
+EMPTY_TREE_BYTES = encode(())
+EMPTY_TREE = tree_id(EMPTY_TREE_BYTES)

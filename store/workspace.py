@@ -1,0 +1,256 @@
+"""Workspaces: live directories that hold a tree. A cache: losing all of them loses nothing.
+
+    bases/<tree>  a whole tree, read-only, shared by every workspace that began with it
+    <n>/delta     what turns the base into the workspace's tree; written only by us
+    <n>/upper     what one run wrote; fresh for each run, read by capture, then removed
+    <n>/work      the kernel's own
+    <n>/copy      in a copied workspace: the whole tree, writable
+
+An overlay workspace shows delta over base and takes writes in upper, so a run's changes are exactly what lies in upper, however
+large the tree and however long the session. After capture the differences between the old and the new tree are brought into
+delta: files move in, the rest of what the run left goes away. A workspace is used by one step at a time and goes back to
+the pool (store.pool) under its new tree. The executor mounts it: the store mounts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from store import tree as trees
+from store.capture import RESERVED_PREFIX, Capture, Captured, CaptureLimits, StatKey, load_tree, stat_key
+from store.delta import DIRECTORY_MODE, Delta, Written
+from store.files import Files, Owner, open_directory
+from store.ids import TreeId
+from store.interfaces import Objects
+from store.tree import EntryKind
+from store.view import DirectoryView, Found, OverlayView, View
+
+Kind = Literal["overlay", "copy"]
+_FOREIGN_ATTRIBUTES = ("user.", "system.posix_acl", "security.capability")
+
+
+class OverlayMount(msgspec.Struct, frozen=True):
+    """How to mount a workspace: an overlay, all names relative to `folder` so that no host path shows in a mount table."""
+
+    folder: str
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+
+
+class BindMount(msgspec.Struct, frozen=True):
+    """How to mount a workspace: its directory as it is."""
+
+    folder: str
+
+
+class WorkspaceSettings(msgspec.Struct, frozen=True):
+    """`privileged` says which of the overlay's attribute names the kernel will use: trusted.* (real root) or user.*."""
+
+    kind: Kind
+    privileged: bool
+    owner: Owner | None
+    limits: CaptureLimits = CaptureLimits()
+
+    @property
+    def attribute_prefix(self) -> str:
+        return "trusted.overlay." if self.privileged else "user.overlay."
+
+
+class Workspace:
+    """One live directory, held by one step. Made by `store.pool.Workspaces.acquire`."""
+
+    def __init__(self, folder: Path, tree: TreeId, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
+        self.folder, self.tree = folder, tree
+        self.warm = False
+        """Whether it was kept from an earlier step."""
+        self._objects, self._files, self._settings = objects, files, settings
+        self._delta = Delta(objects, files, settings.owner, settings.attribute_prefix)
+
+    mount: OverlayMount | BindMount
+    writable: Path
+    """Where files may be placed before a run."""
+
+    def prepare(self) -> None:
+        """Make ready for a run: an empty upper directory with the time of the tree's root."""
+        raise NotImplementedError
+
+    def view(self) -> View:
+        """For looking into what the run left, before `settle`."""
+        raise NotImplementedError
+
+    def capture(self, number: int) -> Captured:
+        """The tree that the run left. Puts what is new into the store; changes nothing here."""
+        raise NotImplementedError
+
+    def settle(self, tree: TreeId, captured: Captured | None) -> bool:
+        """Make the workspace hold `tree`; False when that is not worth it and the workspace must be discarded."""
+        raise NotImplementedError
+
+    def _make(self, name: str) -> None:
+        path = self.folder / name
+        self._files.make_directory(str(path))
+        path.chmod(DIRECTORY_MODE)
+        if self._settings.owner is not None:
+            os.chown(path, self._settings.owner.uid, self._settings.owner.gid)
+
+
+class OverlayWorkspace(Workspace):
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        tree: TreeId,
+        objects: Objects,
+        files: Files,
+        settings: WorkspaceSettings,
+    ) -> None:
+        super().__init__(folder, tree, objects, files, settings)
+        self._base = base
+        self.writable = folder / "upper"
+        self.mount = OverlayMount(str(folder), ("delta", os.path.relpath(base, folder)), "upper", "work")
+        self._make("delta")
+
+    def prepare(self) -> None:
+        for name in ("upper", "work"):
+            self._make(name)
+        time_s = trees.tree_time_s(load_tree(self._objects, self.tree))
+        self._files.set_time(os.fsencode(self.writable), time_s, directory=None)
+
+    def view(self) -> View:
+        return _Opened(
+            self.writable,
+            lambda upper: OverlayView(self._objects, self.tree, upper, self._settings.attribute_prefix),
+        )
+
+    def capture(self, number: int) -> Captured:
+        upper = open_directory(str(self.writable))
+        try:
+            reading = Capture(self._objects, self.tree, number, self._settings.limits)
+            return reading.read_overlay(upper, self._settings.attribute_prefix)
+        finally:
+            os.close(upper)
+
+    def settle(self, tree: TreeId, captured: Captured | None) -> bool:
+        if tree != self.tree:
+            self._advance(tree, captured)
+            self.tree = tree
+        for name in ("upper", "work"):
+            self._files.remove_tree(os.fsencode(self.folder / name))
+        return True
+
+    def _advance(self, tree: TreeId, captured: Captured | None) -> None:
+        upper, delta, base = (open_directory(str(path)) for path in (self.writable, self.folder / "delta", self._base))
+        try:
+            written = Written(upper, captured.read) if captured is not None else None
+            self._delta.advance(self.tree, tree, delta, base=base, written=written)
+        finally:
+            for descriptor in (upper, delta, base):
+                os.close(descriptor)
+
+
+class CopiedWorkspace(Workspace):
+    """The fallback where no overlay can be mounted: every capture looks at every file's stat."""
+
+    def __init__(self, folder: Path, tree: TreeId, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
+        super().__init__(folder, tree, objects, files, settings)
+        self.writable = folder / "copy"
+        self.mount = BindMount(str(self.writable))
+        self._stats: dict[tuple[bytes, ...], StatKey] = {}
+        self._make("copy")
+        directory = open_directory(str(self.writable))
+        try:
+            self._delta.materialize(tree, directory)
+        finally:
+            os.close(directory)
+        self._normalise()
+
+    def prepare(self) -> None:
+        return None
+
+    def view(self) -> View:
+        return _Opened(self.writable, DirectoryView)
+
+    def capture(self, number: int) -> Captured:
+        directory = open_directory(str(self.writable))
+        try:
+            reading = Capture(self._objects, self.tree, number, self._settings.limits)
+            return reading.read_copy(directory, self._stats)
+        finally:
+            os.close(directory)
+
+    def settle(self, tree: TreeId, captured: Captured | None) -> bool:
+        # Only when all that is there was kept is the directory already the new tree, but for modes, times and links.
+        if captured is None or captured.tree != tree or captured.left_out:
+            return False
+        directory = open_directory(str(self.writable))
+        try:
+            for name in os.listdir(directory):
+                if os.fsencode(name).startswith(RESERVED_PREFIX):
+                    self._files.remove_tree(os.fsencode(name), directory=directory)
+            self._delta.advance(self.tree, tree, directory, base=None, written=None)
+        finally:
+            os.close(directory)
+        self.tree = tree
+        return self._normalise()
+
+    def _normalise(self) -> bool:
+        """Give every entry the mode and time of the tree and note its stat; False when something is there that is not in it."""
+        self._stats = {}
+        directory = open_directory(str(self.writable))
+        try:
+            self._files.set_mode(directory, DIRECTORY_MODE)
+            fits = not _has_attributes(directory) and self._normalise_directory(directory, self.tree, ())
+        finally:
+            os.close(directory)
+        time_s = trees.tree_time_s(load_tree(self._objects, self.tree))
+        self._files.set_time(os.fsencode(self.writable), time_s, directory=None)
+        return fits
+
+    def _normalise_directory(self, directory: int, tree: TreeId, path: tuple[bytes, ...]) -> bool:
+        entries = load_tree(self._objects, tree)
+        present = {os.fsencode(name) for name in os.listdir(directory)}
+        if present != {entry.name for entry in entries}:
+            return False
+        for entry in entries:
+            if entry.kind is EntryKind.DIRECTORY:
+                child = open_directory(entry.name, directory)
+                try:
+                    if not self._normalise_directory(child, trees.entry_tree(entry), (*path, entry.name)):
+                        return False
+                finally:
+                    os.close(child)
+            if _has_attributes(b"/proc/self/fd/%d/%b" % (directory, entry.name)):
+                return False
+            self._delta.dress(entry, directory)
+            if entry.is_file:
+                status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
+                if status.st_nlink != 1:
+                    return False
+                self._stats[*path, entry.name] = stat_key(status)
+        return True
+
+
+def _has_attributes(path: int | bytes) -> bool:
+    """Whether a program could see an attribute that no tree keeps. A label that the system gives every file is none."""
+    names = os.listxattr(path, follow_symlinks=False) if isinstance(path, bytes) else os.listxattr(path)
+    return any(name.startswith(_FOREIGN_ATTRIBUTES) for name in names)
+
+
+class _Opened:
+    """A view that opens its directory for each look: it may be asked for only while the workspace is held."""
+
+    def __init__(self, folder: Path, make: Callable[[int], View]) -> None:
+        self._folder, self._make = folder, make
+
+    def look(self, path: tuple[bytes, ...], size_bytes_max: int) -> Found:
+        directory = open_directory(str(self._folder))
+        try:
+            return self._make(directory).look(path, size_bytes_max)
+        finally:
+            os.close(directory)

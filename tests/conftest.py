@@ -1,0 +1,49 @@
+"""Hypothesis profiles, and the refusal of skips that nobody has allowed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("dev", max_examples=30, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("ci", max_examples=50, derandomize=True, database=None, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("deep", max_examples=1000, **_COMMON)  # type: ignore[arg-type]
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+_ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+def _is_allowed(reason: str) -> bool:
+    allowed = [line.strip() for line in _ALLOWED_SKIPS.read_text().splitlines()]
+    return any(line and not line.startswith("#") and line in reason for line in allowed)
+
+
+def _refused(reason: str) -> str:
+    return f"skipped, which tests/allowed_skips.txt does not allow here: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With PSF_TEST_REQUIRE_ALL=1 a skip fails unless its reason is listed: what is not tested must be known."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("PSF_TEST_REQUIRE_ALL") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not _is_allowed(reason):
+            report.outcome, report.longrepr = "failed", _refused(reason)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for whole modules (importorskip)."""
+    report = yield
+    if report.outcome == "skipped" and os.environ.get("PSF_TEST_REQUIRE_ALL") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not _is_allowed(reason):
+            report.outcome, report.longrepr = "failed", _refused(reason)
+    return report

@@ -1,0 +1,143 @@
+"""The format on disk, pinned: bytes and names of trees, snapshots and a pack, as psf store 1 writes them.
+
+These files must never change. A difference means that stores in use could not be read, or that every name would be another: a
+new format needs a new number and a new file beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from store import snapshot as snapshots
+from store import tree as trees
+from store.files import Files
+from store.ids import BlobId, Kind, SnapshotId, blob_id, object_id
+from store.packs import PackObjects
+from store.snapshot import (
+    EMPTY_SNAPSHOT,
+    EMPTY_SNAPSHOT_ID,
+    Ending,
+    LeftOut,
+    Limits,
+    Outcome,
+    Run,
+    Snapshot,
+    Stage,
+    Stream,
+)
+from store.tree import EMPTY_TREE, Entry, EntryKind, Tree
+
+PINS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("format-1.json").read_text())
+
+CONTENT = blob_id(b"content")
+TREES: dict[str, Tree] = {
+    "empty tree": (),
+    "tree of every kind": (
+        Entry(b"directory", EntryKind.DIRECTORY, EMPTY_TREE, 0, 3),
+        Entry(b"file", EntryKind.FILE, CONTENT, 7, 1),
+        Entry(b"link", EntryKind.SYMLINK, b"../target", 9, 2),
+        Entry(b"tool", EntryKind.EXECUTABLE, CONTENT, 7, 0),
+    ),
+    "tree of odd names and large numbers": (
+        Entry(b"\x01", EntryKind.FILE, CONTENT, 1 << 40, 10_000_000),
+        Entry(b"a b\n", EntryKind.FILE, CONTENT, 127, 128),
+        Entry(b"\xff\xfe", EntryKind.FILE, CONTENT, 65_536, 256),
+    ),
+}
+_STREAM = Stream(CONTENT, 7, truncated=False)
+SNAPSHOTS: dict[str, Snapshot] = {
+    "empty snapshot": EMPTY_SNAPSHOT,
+    "snapshot of a run": Snapshot(
+        1,
+        1,
+        (EMPTY_SNAPSHOT_ID,),
+        EMPTY_TREE,
+        Run(
+            "python",
+            b"\x05" * 32,
+            CONTENT,
+            blob_id(b""),
+            ("-v", "\u00e9"),
+            (("A", "1"),),
+            (("in.txt", CONTENT),),
+            ("out.txt",),
+            "fetched",
+            (("run", Limits(10.0, 3600, 2 << 30, 128, 8 << 20, 256 << 20, 1 << 30, 512 << 20, 100_000, 1024)),),
+        ),
+        Outcome(
+            (
+                Stage("compile", Ending.EXITED, 0, None, _STREAM, _STREAM, ()),
+                Stage("run", Ending.SIGNALLED, None, 9, Stream(CONTENT, 99, truncated=True), _STREAM, ("memory",)),
+            ),
+            (LeftOut(b"d/pipe", "a FIFO"),),
+        ),
+    ),
+    "snapshot of a merge": Snapshot(
+        1, 70_000, (SnapshotId(b"\x01" * 32), SnapshotId(b"\x02" * 32)), EMPTY_TREE, None, None
+    ),
+}
+BLOBS = {"empty blob": b"", "blob": b"content"}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_have_the_pinned_bytes_and_names(name: str) -> None:
+    data = trees.encode(TREES[name])
+    assert {"bytes": data.hex(), "id": trees.tree_id(data).hex()} == PINS[name]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_pinned_trees_can_be_read(name: str) -> None:
+    assert trees.decode(bytes.fromhex(PINS[name]["bytes"])) == TREES[name]
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_snapshots_have_the_pinned_bytes_and_names(name: str) -> None:
+    data = snapshots.encode(SNAPSHOTS[name])
+    assert {"bytes": data.hex(), "id": snapshots.snapshot_id(data).hex()} == PINS[name]
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_pinned_snapshots_can_be_read(name: str) -> None:
+    assert snapshots.decode(bytes.fromhex(PINS[name]["bytes"])) == SNAPSHOTS[name]
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_blobs_have_the_pinned_names(name: str) -> None:
+    assert {"bytes": BLOBS[name].hex(), "id": blob_id(BLOBS[name]).hex()} == PINS[name]
+
+
+def test_a_pack_has_the_pinned_bytes(tmp_path: Path) -> None:
+    store = PackObjects(tmp_path, Files())
+    store.put(Kind.BLOB, b"content")
+    store.put(Kind.TREE, trees.encode(TREES["tree of every kind"]))
+    store.sync()
+    store.put(Kind.SNAPSHOT, snapshots.encode(EMPTY_SNAPSHOT))
+    store.sync()
+    store.close()
+    assert os.listdir(tmp_path / "packs") == ["00000001.open"]
+    assert (tmp_path / "packs" / "00000001.open").read_bytes().hex() == PINS["pack"]["bytes"]
+
+
+@pytest.mark.parametrize("name", ["00000001.open", "00000001.pack"])
+def test_a_pinned_pack_can_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / name).write_bytes(bytes.fromhex(PINS["pack"]["bytes"]))
+    store = PackObjects(tmp_path, Files())
+    assert store.get(Kind.BLOB, CONTENT) == b"content"
+    assert store.get(Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID) == snapshots.encode(EMPTY_SNAPSHOT)
+    assert len(set(store)) == 3
+    store.close()
+
+
+def test_a_large_blob_is_a_file_named_by_its_hash(tmp_path: Path) -> None:
+    data = b"x" * (128 << 10)
+    store = PackObjects(tmp_path, Files())
+    name = BlobId(store.put(Kind.BLOB, data))
+    assert name.hex() == PINS["large blob"]["id"] == object_id(Kind.BLOB, data).hex()
+    assert (tmp_path / "large" / name.hex()[:2] / name.hex()[2:]).read_bytes() == data
+    assert not any((tmp_path / "packs").iterdir())
+    store.close()

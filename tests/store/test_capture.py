@@ -1,0 +1,213 @@
+"""Capture takes nothing on trust: bounds, odd files, denied rights; and it reads only what changed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from store.capture import Capture, CaptureLimits, find_entry, load_tree, put_tree, stat_key
+from store.files import Files, open_directory
+from store.ids import Kind, TreeId
+from store.interfaces import Objects
+from store.memory import MemoryObjects
+from store.tree import EMPTY_TREE, Entry, EntryKind
+from store.workspace import OverlayWorkspace, WorkspaceSettings
+from tests.store.live import as_user
+from tests.store.workbench import contents
+
+PREFIX = "trusted.overlay."
+
+
+def capture(objects: Objects, folder: Path, *, previous: TreeId = EMPTY_TREE, **limits: int) -> Capture:
+    return Capture(objects, previous, 1, CaptureLimits(**limits))
+
+
+@pytest.fixture
+def upper(tmp_path: Path) -> Iterator[int]:
+    descriptor = open_directory(str(tmp_path))
+    os.fchmod(descriptor, 0o777)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_entries_beyond_the_bound_are_left_out_and_named(tmp_path: Path, upper: int) -> None:
+    for number in range(8):
+        (tmp_path / str(number)).touch()
+    objects = MemoryObjects()
+    captured = capture(objects, tmp_path, entries=5).read_overlay(upper, PREFIX)
+    assert sorted(contents(objects, captured.tree)) == [b"0", b"1", b"2", b"3", b"4"]
+    assert [item.path for item in captured.left_out] == [b"5", b"6", b"7"]
+    assert captured.hit == ("inodes",)
+
+
+def test_bytes_beyond_the_bound_are_left_out_and_named(tmp_path: Path, upper: int) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x" * 40)
+    objects = MemoryObjects()
+    captured = capture(objects, tmp_path, total_bytes=100).read_overlay(upper, PREFIX)
+    assert sorted(contents(objects, captured.tree)) == [b"a", b"b"]
+    assert [item.path for item in captured.left_out] == [b"c"]
+    assert captured.hit == ("disk",)
+
+
+def test_the_list_of_what_was_left_out_is_bounded(tmp_path: Path, upper: int) -> None:
+    for number in range(150):
+        os.mkfifo(tmp_path / f"{number:03d}")
+    captured = capture(MemoryObjects(), tmp_path).read_overlay(upper, PREFIX)
+    assert len(captured.left_out) == 101
+    assert captured.left_out[-1].reason == "and 50 more"
+
+
+def test_directories_deeper_than_the_bound_are_left_out(tmp_path: Path, upper: int) -> None:
+    os.makedirs(b"/proc/self/fd/%d/" % upper + b"/".join([b"d"] * 300))
+    objects = MemoryObjects()
+    captured = capture(objects, tmp_path).read_overlay(upper, PREFIX)
+    assert len(contents(objects, captured.tree)) == 256
+    assert [item.path for item in captured.left_out] == [b"/".join([b"d"] * 257)]
+
+
+def test_a_symlink_is_text_and_never_followed(tmp_path: Path, upper: int) -> None:
+    (tmp_path / "passwd").symlink_to("/etc/passwd")
+    (tmp_path / "etc").symlink_to("/etc")
+    objects = MemoryObjects()
+    captured = capture(objects, tmp_path).read_overlay(upper, PREFIX)
+    assert contents(objects, captured.tree) == {b"etc": b"-> /etc", b"passwd": b"-> /etc/passwd"}
+
+
+@pytest.mark.parametrize("layout", ["overlay", "copy"])
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600])
+def test_denied_rights_hide_nothing(tmp_path: Path, upper: int, layout: str, mode: int) -> None:
+    """Also when psf has no rights of its own: what a program's owner may chmod, psf reads."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+
+    def work() -> None:
+        os.mkdir("d", dir_fd=upper)
+        for name in ("d/file", "file"):
+            descriptor = os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=upper)
+            os.write(descriptor, b"data")
+            os.fchmod(descriptor, mode)
+            os.close(descriptor)
+        os.chmod("d", mode, dir_fd=upper)
+        objects = MemoryObjects()
+        reading = capture(objects, tmp_path)
+        captured = reading.read_overlay(upper, PREFIX) if layout == "overlay" else reading.read_copy(upper, {})
+        assert contents(objects, captured.tree) == {b"d": None, b"d/file": b"data", b"file": b"data"}
+        entry = find_entry(objects, captured.tree, (b"d", b"file"))
+        assert entry is not None
+        assert entry.kind is (EntryKind.EXECUTABLE if mode & 0o100 else EntryKind.FILE)
+
+    as_user(12345, work)
+
+
+def test_a_character_device_in_a_copy_is_no_whiteout(tmp_path: Path, upper: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("devices need root")
+    Files().make_whiteout(b"gone", directory=upper)
+    captured = capture(MemoryObjects(), tmp_path).read_copy(upper, {})
+    assert [item.reason for item in captured.left_out] == ["a device"]
+
+
+def test_paths_are_found_in_trees() -> None:
+    objects = MemoryObjects()
+    inner = put_tree(objects, [Entry(b"f", EntryKind.SYMLINK, b"x", 1, 1)])
+    outer = put_tree(objects, [Entry(b"d", EntryKind.DIRECTORY, inner, 0, 1)])
+    found = find_entry(objects, outer, (b"d", b"f"))
+    assert found is not None
+    assert found.content == b"x"
+    for path in ((), (b"f",), (b"d", b"g"), (b"d", b"f", b"g")):
+        assert find_entry(objects, outer, path) is None
+
+
+# -- the cost of a step ---------------------------------------------------------------------------------------------------
+
+
+class CountingObjects(MemoryObjects):
+    """Counts the trees that are read."""
+
+    trees_read = 0
+
+    def get(self, kind: Kind, object_id: bytes) -> bytes:
+        self.trees_read += kind is Kind.TREE
+        return super().get(kind, object_id)
+
+
+class Listings:
+    """Counts directories that are listed, by the interpreter's own audit events: nothing is replaced."""
+
+    count = 0
+    active = False
+
+    def __call__(self, event: str, _: tuple[object, ...]) -> None:
+        if self.active and event in ("os.scandir", "os.listdir"):
+            self.count += 1
+
+
+LISTINGS = Listings()
+sys.addaudithook(LISTINGS)
+
+
+def site(objects: Objects, folders: int, subfolders: int, files: int) -> TreeId:
+    """A tree of folders/subfolders/files, without writing any of it to disk."""
+    blob = objects.put(Kind.BLOB, b"content")
+    leaves = [Entry(b"%04d" % number, EntryKind.FILE, blob, 7, 1) for number in range(files)]
+
+    def directories(count: int, tree: TreeId) -> TreeId:
+        return put_tree(objects, [Entry(b"%04d" % n, EntryKind.DIRECTORY, tree, 0, 1) for n in range(count)])
+
+    return directories(folders, directories(subfolders, put_tree(objects, leaves)))
+
+
+def cost_of_a_step(tmp_path: Path, shape: tuple[int, int, int], change: Callable[[Path], None]) -> tuple[int, int, int]:
+    """(trees read, directories listed, entries read) by the capture and release of one changed file."""
+    objects = CountingObjects()
+    tree = site(objects, *shape)
+    folder = tmp_path / f"{shape}"
+    # Only the way to the changed file: capture and settle must not look at anything else of the base.
+    (folder / "base" / "0000" / "0000").mkdir(parents=True)
+    (folder / "w").mkdir()
+    settings = WorkspaceSettings("overlay", privileged=os.geteuid() == 0, owner=None)
+    workspace = OverlayWorkspace(folder / "w", folder / "base", tree, objects, Files(), settings)
+    workspace.prepare()
+    change(workspace.writable)
+    objects.trees_read = LISTINGS.count = 0
+    LISTINGS.active = True
+    try:
+        captured = workspace.capture(2)
+        assert workspace.settle(captured.tree, captured)
+    finally:
+        LISTINGS.active = False
+    assert captured.tree != tree
+    assert (folder / "w" / "delta" / "0000" / "0000" / "0007").read_bytes() == b"changed"
+    return objects.trees_read, LISTINGS.count, len(captured.read)
+
+
+def test_a_step_costs_the_same_in_a_tree_of_a_thousand_and_of_a_hundred_thousand_files(tmp_path: Path) -> None:
+    """With at most 200 entries in a directory: 5 x 1 x 200 against 25 x 20 x 200."""
+
+    def change(upper: Path) -> None:
+        (upper / "0000" / "0000").mkdir(parents=True)
+        (upper / "0000" / "0000" / "0007").write_bytes(b"changed")
+
+    small = cost_of_a_step(tmp_path, (5, 1, 200), change)
+    large = cost_of_a_step(tmp_path, (25, 20, 200), change)
+    assert small == large
+    # Three levels: each read for capture (as lower and as previous) and for settling (old and new).
+    assert large[0] <= 3 * 4
+    assert large[2] == 3
+
+
+def test_reading_again_what_did_not_change_is_spared_in_a_copy(tmp_path: Path, upper: int) -> None:
+    objects = MemoryObjects()
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    first = capture(objects, tmp_path).read_copy(upper, {})
+    stats = {(name,): stat_key(os.lstat(os.path.join(os.fsencode(tmp_path), name))) for name in (b"a", b"b")}
+    (tmp_path / "b").write_bytes(b"3")
+    second = Capture(objects, first.tree, 2, CaptureLimits()).read_copy(upper, stats)
+    assert set(second.read) >= {(b"b",)}
+    assert {entry.name: entry.changed for entry in load_tree(objects, second.tree)} == {b"a": 1, b"b": 2}

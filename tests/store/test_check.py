@@ -1,0 +1,134 @@
+"""Check: a whole store is clean, and what is not whole is named together with the sessions that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from store import snapshot as snapshots
+from store.capture import put_tree
+from store.check import check
+from store.ids import Kind, SnapshotId, TreeId
+from store.local import LocalStore
+from store.packs import LARGE_BYTES
+from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
+from store.testing import move, session
+from store.tree import Entry, EntryKind
+
+LARGE = b"x" * LARGE_BYTES
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalStore]:
+    store = LocalStore(tmp_path)
+    yield store
+    store.close()
+
+
+def put_snapshot(store: LocalStore, content: bytes, parent: SnapshotId = EMPTY_SNAPSHOT_ID) -> SnapshotId:
+    """A snapshot of d/file with `content`, and a symlink beside it."""
+    blob = store.objects.put(Kind.BLOB, content)
+    inner = put_tree(store.objects, [Entry(b"file", EntryKind.FILE, blob, len(content), 1)])
+    link = Entry(b"link", EntryKind.SYMLINK, b"d/file", 6, 1)
+    tree: TreeId = put_tree(store.objects, [Entry(b"d", EntryKind.DIRECTORY, inner, 0, 1), link])
+    data = snapshots.encode(Snapshot(1, 1, (parent,), tree, None, None))
+    name = SnapshotId(store.objects.put(Kind.SNAPSHOT, data))
+    store.objects.sync()
+    return name
+
+
+def begin(store: LocalStore, session_id: str, head: SnapshotId) -> None:
+    store.heads.create([msgspec.structs.replace(session(session_id), head=EMPTY_SNAPSHOT_ID)], "create")
+    store.heads.advance(session_id, EMPTY_SNAPSHOT_ID, msgspec.structs.replace(move(1), to_snapshot=head))
+
+
+def large_file(store: LocalStore) -> Path:
+    (path,) = (path for path in (store.root / "large").rglob("*") if path.is_file())
+    return path
+
+
+def test_a_new_store_is_clean(store: LocalStore) -> None:
+    report = check(store.objects, store.heads)
+    assert report.clean
+    assert (report.objects, report.snapshots, report.reachable) == (2, 1, 0)
+
+
+def test_a_whole_store_is_clean_and_its_garbage_is_counted(store: LocalStore) -> None:
+    begin(store, "a", put_snapshot(store, b"small"))
+    begin(store, "b", put_snapshot(store, LARGE))
+    assert check(store.objects, store.heads).garbage == 0
+    put_snapshot(store, b"nobody's")
+    report = check(store.objects, store.heads)
+    assert report.clean
+    assert report.garbage == 4
+
+
+def test_a_deleted_large_blob_is_named_with_its_session(store: LocalStore) -> None:
+    begin(store, "whole", put_snapshot(store, b"small"))
+    begin(store, "torn", put_snapshot(store, LARGE))
+    large_file(store).unlink()
+    report = check(store.objects, store.heads)
+    name = store.objects.put(Kind.BLOB, LARGE).hex()
+    assert not report.clean
+    assert report.damaged == ()
+    assert set(report.broken) == {"torn"}
+    assert report.broken["torn"] == (f"blob {name} is missing",)
+
+
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
+def test_every_session_that_shares_what_is_broken_is_named(store: LocalStore, harm: str) -> None:
+    """Forks share their history: whoever needs the blob must be told, not only the first that is looked at."""
+    head = put_snapshot(store, LARGE)
+    for name in ("first", "second", "third"):
+        begin(store, name, head)
+    path = large_file(store)
+    if harm == "deleted":
+        path.unlink()
+    else:
+        path.chmod(0o644)
+        path.write_bytes(LARGE[:-1] + b"y")
+    report = check(store.objects, store.heads)
+    assert set(report.broken) == {"first", "second", "third"}
+    assert len(report.damaged) == (harm == "damaged")
+    assert all(len(problems) == 1 for problems in report.broken.values())
+
+
+def test_damage_in_a_pack_is_named(store: LocalStore) -> None:
+    begin(store, "a", put_snapshot(store, b"unmistakable content"))
+    (pack,) = (store.root / "packs").iterdir()
+    with pack.open("r+b") as file:
+        position = file.read().index(b"unmistakable")
+        os.pwrite(file.fileno(), b"U", position)
+    report = check(store.objects, store.heads)
+    assert len(report.damaged) == 1
+    assert "damaged" in report.damaged[0]
+    assert set(report.broken) == {"a"}
+
+
+def test_a_head_that_names_nothing_is_named(store: LocalStore) -> None:
+    begin(store, "a", SnapshotId(b"\x07" * 32))
+    report = check(store.objects, store.heads)
+    assert report.broken == {"a": ("snapshot " + "07" * 32 + " is missing",)}
+
+
+def test_an_object_that_is_not_canonical_is_damage(store: LocalStore) -> None:
+    store.objects.put(Kind.TREE, b"\x92\xcc\x01\x90")
+    store.objects.sync()
+    assert len(check(store.objects, store.heads).damaged) == 1
+
+
+def test_a_long_history_needs_no_more_stack(store: LocalStore) -> None:
+    head = EMPTY_SNAPSHOT_ID
+    for depth in range(1, 3000):
+        data = snapshots.encode(Snapshot(1, depth, (head,), snapshots.EMPTY_TREE, None, None))
+        head = SnapshotId(store.objects.put(Kind.SNAPSHOT, data))
+    store.objects.sync()
+    begin(store, "a", head)
+    report = check(store.objects, store.heads)
+    assert report.clean
+    assert report.snapshots == 3000
+    assert report.garbage == 0

@@ -1,0 +1,27 @@
+"""The reference implementations keep the contracts."""
+
+from __future__ import annotations
+
+import pytest
+
+from store.interfaces import Leases, Objects
+from store.memory import MemoryHeads, MemoryLeases, MemoryObjects
+from store.testing import HeadsContract, LeasesContract, ObjectsContract, SweptHeads
+
+
+class TestMemoryObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self) -> Objects:
+        return MemoryObjects()
+
+
+class TestMemoryHeads(HeadsContract):
+    @pytest.fixture
+    def heads(self) -> SweptHeads:
+        return MemoryHeads()
+
+
+class TestMemoryLeases(LeasesContract):
+    @pytest.fixture
+    def leases(self) -> Leases:
+        return MemoryLeases()

@@ -1,0 +1,352 @@
+"""Pack files: the contract, and what only files can show: torn tails, reopening, sealing, sharing, damage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from store.errors import ObjectDamaged, ObjectMissing, StoreUnusable
+from store.faulty import FaultyFiles
+from store.files import Files
+from store.ids import Kind, blob_id, object_id
+from store.index import PACK_HEADER, RECORD
+from store.interfaces import Objects
+from store.packs import LARGE_BYTES, PENDING_BYTES_MAX, PackObjects
+from store.testing import ObjectsContract
+
+
+class TestPackObjects(ObjectsContract):
+    @pytest.fixture
+    def objects(self, tmp_path: Path) -> Iterator[Objects]:
+        objects = PackObjects(tmp_path, Files())
+        yield objects
+        objects.close()
+
+
+class TestSmallPacks(ObjectsContract):
+    """The same with a pack sealed at nearly every sync."""
+
+    @pytest.fixture
+    def objects(self, tmp_path: Path) -> Iterator[Objects]:
+        objects = PackObjects(tmp_path, Files(), seal_bytes=100)
+        yield objects
+        objects.close()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[list[PackObjects]]:
+    """Stores to close at the end."""
+    stores: list[PackObjects] = []
+    yield stores
+    for store in stores:
+        store.close()
+
+
+def packs(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "packs").iterdir())
+
+
+def filled(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[bytes]:
+    """A closed store with one sync for each content."""
+    store = PackObjects(root, Files(), seal_bytes=seal_bytes)
+    names = []
+    for content in contents:
+        names.append(store.put(Kind.BLOB, content))
+        store.sync()
+    store.close()
+    return names
+
+
+def test_a_torn_tail_is_cut_at_the_last_whole_record_wherever_it_tore(tmp_path: Path) -> None:
+    contents = [b"first", b"second record", b"the last record, torn at each of its bytes"]
+    names = filled(tmp_path, *contents)
+    pack = tmp_path / "packs" / "00000001.open"
+    whole = pack.read_bytes()
+    last = RECORD.size + len(contents[-1])
+    for size in range(len(whole) - last, len(whole)):
+        pack.write_bytes(whole[:size])
+        store = PackObjects(tmp_path, Files())
+        assert [store.get(Kind.BLOB, name) for name in names[:2]] == contents[:2]
+        assert store.find_missing([(Kind.BLOB, name) for name in names]) == {(Kind.BLOB, names[2])}
+        assert pack.read_bytes() == whole[:-last]
+        store.close()
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 100, b"psf1", os.urandom(200)])
+def test_a_tail_of_garbage_is_cut_and_written_over(tmp_path: Path, opened: list[PackObjects], tail: bytes) -> None:
+    names = filled(tmp_path, b"kept")
+    with (tmp_path / "packs" / "00000001.open").open("ab") as pack:
+        pack.write(tail)
+    store = PackObjects(tmp_path, Files())
+    names.append(store.put(Kind.BLOB, b"after"))
+    store.sync()
+    store.close()
+    again = PackObjects(tmp_path, Files())
+    opened.append(again)
+    assert [again.get(Kind.BLOB, name) for name in names] == [b"kept", b"after"]
+    assert packs(tmp_path) == ["00000001.open"]
+
+
+def test_what_was_not_synced_is_gone_after_reopening(tmp_path: Path, opened: list[PackObjects]) -> None:
+    store = PackObjects(tmp_path, Files())
+    name = store.put(Kind.BLOB, b"pending")
+    store.close()
+    again = PackObjects(tmp_path, Files())
+    opened.append(again)
+    with pytest.raises(ObjectMissing):
+        again.get(Kind.BLOB, name)
+
+
+def test_reopening_goes_on_with_the_same_pack(tmp_path: Path) -> None:
+    names = [name for number in range(5) for name in filled(tmp_path, b"%d" % number)]
+    assert packs(tmp_path) == ["00000001.open"]
+    store = PackObjects(tmp_path, Files())
+    assert [store.get(Kind.BLOB, name) for name in names] == [b"%d" % number for number in range(5)]
+    store.close()
+
+
+def test_packs_are_sealed_at_their_size_and_still_read(tmp_path: Path, opened: list[PackObjects]) -> None:
+    contents = [os.urandom(300) for _ in range(10)]
+    names = filled(tmp_path, *contents, seal_bytes=1000)
+    assert packs(tmp_path) == ["00000001.pack", "00000002.pack", "00000003.pack", "00000004.open"]
+    store = PackObjects(tmp_path, Files(), seal_bytes=1000)
+    opened.append(store)
+    assert [store.get(Kind.BLOB, name) for name in names] == contents
+
+
+def test_an_equal_object_is_written_once(tmp_path: Path) -> None:
+    filled(tmp_path, *[b"equal"] * 5)
+    filled(tmp_path, b"equal")
+    size = (tmp_path / "packs" / "00000001.open").stat().st_size
+    assert size == len(PACK_HEADER) + RECORD.size + len(b"equal")
+
+
+def test_one_commit_is_one_append_and_one_sync(tmp_path: Path, opened: list[PackObjects]) -> None:
+    files = FaultyFiles()
+    store = PackObjects(tmp_path, files)
+    opened.append(store)
+    store.put(Kind.BLOB, b"makes the pack")
+    store.sync()
+    before = files.operations
+    for number in range(2000):
+        store.put(Kind.BLOB, b"%d" % number)
+    store.sync()
+    assert files.operations - before == 2
+
+
+def test_pending_bytes_are_bounded(tmp_path: Path, opened: list[PackObjects]) -> None:
+    """What was put is in memory until the sync: a large step must not fill it."""
+    store = PackObjects(tmp_path, Files())
+    opened.append(store)
+    for number in range(100):
+        store.put(Kind.BLOB, b"%d" % number + b"x" * (LARGE_BYTES - 10))
+    written = (tmp_path / "packs" / "00000001.open").stat().st_size
+    assert 100 * LARGE_BYTES - written < PENDING_BYTES_MAX + 2 * LARGE_BYTES
+
+
+def test_two_stores_on_one_folder_see_each_others_objects_after_a_sync(
+    tmp_path: Path, opened: list[PackObjects]
+) -> None:
+    one, other = PackObjects(tmp_path, Files(), seal_bytes=500), PackObjects(tmp_path, Files(), seal_bytes=500)
+    opened += [one, other]
+    for number in range(30):
+        writer, reader = (one, other) if number % 2 else (other, one)
+        data = b"%d" % number * 20
+        name = writer.put(Kind.BLOB, data)
+        with pytest.raises(ObjectMissing):
+            reader.get(Kind.BLOB, name)
+        writer.sync()
+        assert reader.get(Kind.BLOB, name) == data
+        assert not reader.find_missing([(Kind.BLOB, name)])
+    assert set(one) == set(other)
+
+
+def test_an_object_of_another_live_process_is_written_again(tmp_path: Path, opened: list[PackObjects]) -> None:
+    """It may not be durable yet: only our own and sealed packs count as known."""
+    one, other = PackObjects(tmp_path, Files()), PackObjects(tmp_path, Files())
+    opened += [one, other]
+    name = one.put(Kind.BLOB, b"shared")
+    one.sync()
+    assert other.get(Kind.BLOB, name) == b"shared"
+    other.put(Kind.BLOB, b"shared")
+    other.sync()
+    one.close()
+    (tmp_path / "packs" / "00000001.open").unlink()
+    again = PackObjects(tmp_path, Files())
+    opened.append(again)
+    assert again.get(Kind.BLOB, name) == b"shared"
+
+
+def test_large_blobs_are_seen_by_others_at_once(tmp_path: Path, opened: list[PackObjects]) -> None:
+    one, other = PackObjects(tmp_path, Files()), PackObjects(tmp_path, Files())
+    opened += [one, other]
+    data = os.urandom(LARGE_BYTES)
+    assert other.get(Kind.BLOB, one.put(Kind.BLOB, data)) == data
+    assert (Kind.BLOB, blob_id(data)) in set(other)
+
+
+_WRITER = """
+import os, sys
+from pathlib import Path
+from store.files import Files
+from store.ids import Kind
+from store.packs import PackObjects
+store = PackObjects(Path(sys.argv[1]), Files())
+store.put(Kind.BLOB, b"synced by another process")
+store.sync()
+os.write(store._own.descriptor, b"psf1 half a record")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nobody_cuts_a_pack_that_a_live_process_holds(tmp_path: Path, opened: list[PackObjects]) -> None:
+    name = blob_id(b"synced by another process")
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        pack = tmp_path / "packs" / "00000001.open"
+        before = pack.read_bytes()
+        store = PackObjects(tmp_path, Files())
+        assert store.get(Kind.BLOB, name) == b"synced by another process"
+        store.put(Kind.BLOB, b"ours")
+        store.sync()
+        assert pack.read_bytes() == before
+        assert packs(tmp_path) == ["00000001.open", "00000002.open"]
+        store.close()
+        writer.kill()
+        writer.wait()
+    heir = PackObjects(tmp_path, Files())
+    opened.append(heir)
+    assert heir.get(Kind.BLOB, name) == b"synced by another process"
+    assert heir.get(Kind.BLOB, blob_id(b"ours")) == b"ours"
+    assert pack.read_bytes() == before[: -len(b"psf1 half a record")]
+
+
+def test_a_flipped_bit_in_a_pack_never_gives_wrong_bytes(tmp_path: Path) -> None:
+    """While the store is open it is an error that names the object."""
+    content = os.urandom(64)
+    (name,) = filled(tmp_path, content)
+    pack = tmp_path / "packs" / "00000001.open"
+    store = PackObjects(tmp_path, Files())
+    whole = pack.read_bytes()
+    for bit in range(8 * len(PACK_HEADER), 8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        pack.write_bytes(damaged)
+        with pytest.raises(ObjectDamaged) as caught:
+            store.get(Kind.BLOB, name)
+        assert caught.value.object_id == name.hex()
+    store.close()
+
+
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+def test_a_flipped_bit_found_at_opening_never_gives_wrong_bytes(tmp_path: Path, suffix: str) -> None:
+    contents = [os.urandom(40) for _ in range(3)]
+    names = filled(tmp_path, *contents, seal_bytes=1 << 20 if suffix == ".open" else 250)
+    pack = tmp_path / "packs" / f"00000001{suffix}"
+    whole = pack.read_bytes()
+    chance = random.Random(7)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(PACK_HEADER), len(whole))] ^= 1 << chance.randrange(8)
+        pack.write_bytes(damaged)
+        store = PackObjects(tmp_path, Files())
+        read = 0
+        for name, content in zip(names, contents, strict=True):
+            try:
+                assert store.get(Kind.BLOB, name) == content
+                read += 1
+            except (ObjectDamaged, ObjectMissing) as error:
+                assert error.object_id == name.hex()
+        assert read < len(names)
+        store.close()
+
+
+def test_damage_to_a_large_blob_is_an_error_that_names_it(tmp_path: Path, opened: list[PackObjects]) -> None:
+    store = PackObjects(tmp_path, Files())
+    opened.append(store)
+    name = store.put(Kind.BLOB, os.urandom(LARGE_BYTES))
+    path = tmp_path / "large" / name.hex()[:2] / name.hex()[2:]
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    for damaged in (whole[:-1], whole + b"\0", b"", bytes([whole[0] ^ 1]) + whole[1:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ObjectDamaged) as caught:
+            store.get(Kind.BLOB, name)
+        assert caught.value.object_id == name.hex()
+    path.unlink()
+    with pytest.raises(ObjectMissing):
+        store.get(Kind.BLOB, name)
+
+
+@pytest.mark.parametrize("content", [b"", b"psfpack\x02", b"something else entirely"])
+def test_a_pack_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "00000001.pack").write_bytes(content)
+    with pytest.raises(StoreUnusable):
+        PackObjects(tmp_path, Files())
+
+
+def test_a_stranger_in_the_packs_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "notes.txt").touch()
+    with pytest.raises(StoreUnusable, match="notes"):
+        PackObjects(tmp_path, Files())
+
+
+def test_a_failed_sync_keeps_what_was_put_and_a_later_one_writes_it_to_a_new_pack(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    store = PackObjects(tmp_path, files)
+    store.put(Kind.BLOB, b"first")
+    store.sync()
+    files.fail_at, files.error = files.operations + 2, errno.EIO
+    name = store.put(Kind.BLOB, b"second")
+    with pytest.raises(OSError, match="sync"):
+        store.sync()
+    assert store.get(Kind.BLOB, name) == b"second"
+    files.heal()
+    store.sync()
+    assert packs(tmp_path) == ["00000001.open", "00000002.open"]
+    assert files.synced_after_failure == []
+    files.close()
+    store.close()
+
+
+class RecordingFiles(Files):
+    """Remembers which directories were synced."""
+
+    def __init__(self) -> None:
+        self.directories: list[str] = []
+
+    def sync_directory(self, path: str | bytes) -> None:
+        self.directories.append(os.fsdecode(path))
+        super().sync_directory(path)
+
+
+def test_the_names_on_the_way_to_a_large_blob_are_synced_even_when_they_were_there(tmp_path: Path) -> None:
+    """Whoever made a directory may have died, or failed, before syncing it."""
+    data = os.urandom(LARGE_BYTES)
+    fan = tmp_path / "large" / object_id(Kind.BLOB, data).hex()[:2]
+    fan.mkdir(parents=True)
+    files = RecordingFiles()
+    store = PackObjects(tmp_path, files)
+    store.put(Kind.BLOB, data)
+    assert {str(tmp_path), str(tmp_path / "large"), str(fan)} <= set(files.directories)
+    store.close()
+
+
+def test_descriptors_do_not_pile_up(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(5):
+        filled(tmp_path, *(b"%d %d" % (number, turn) for turn in range(20)), seal_bytes=200)
+    assert len(os.listdir("/proc/self/fd")) == before
