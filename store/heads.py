@@ -71,7 +71,7 @@ class SqliteHeads:
         with self._transaction() as database:
             for session in sessions:
                 added = database.execute(
-                    f"insert into sessions ({_SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                    f"insert into sessions ({_SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
                     " on conflict (session_id) do nothing",
                     _row(session),
                 ).rowcount
@@ -82,7 +82,7 @@ class SqliteHeads:
     def get(self, session_id: str, tenant: str) -> Session:
         with self._lock:
             row = self._database.execute(
-                f"select {_SESSION} from sessions where session_id = ? and tenant = ?",
+                f"select {_SESSION} from sessions where session_id = ? and tenant = ?",  # noqa: S608 - a constant
                 (session_id, tenant),
             ).fetchone()
         if row is None:

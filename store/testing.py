@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
@@ -62,7 +63,7 @@ def in_threads(task: Callable[[int], object]) -> list[object]:
         barrier.wait()
         try:
             return task(number)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the caller looks at it
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -263,7 +264,7 @@ class HeadsContract:
             assert heads.get("a", "alice").head == winner
         chain = heads.log("a", before=None, limit=100)
         assert len(chain) == ROUNDS + 1
-        assert all(later.from_snapshot == earlier.to_snapshot for later, earlier in zip(chain, chain[1:], strict=False))
+        assert all(later.from_snapshot == earlier.to_snapshot for later, earlier in pairwise(chain))
 
     def test_the_log_is_paged_newest_first(self, heads: Heads) -> None:
         heads.create([session("a"), session("b")], "create")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from store.capture import Capture, CaptureLimits, find_entry, load_tree, put_tree, stat_key
+from store.capture import Capture, CaptureLimits, StatKey, find_entry, load_tree, put_tree, stat_key
 from store.files import Files, open_directory
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
@@ -206,7 +206,9 @@ def test_reading_again_what_did_not_change_is_spared_in_a_copy(tmp_path: Path, u
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     first = capture(objects, tmp_path).read_copy(upper, {})
-    stats = {(name,): stat_key(os.lstat(os.path.join(os.fsencode(tmp_path), name))) for name in (b"a", b"b")}
+    stats: dict[tuple[bytes, ...], StatKey] = {
+        (name,): stat_key(os.lstat(os.path.join(os.fsencode(tmp_path), name))) for name in (b"a", b"b")
+    }
     (tmp_path / "b").write_bytes(b"3")
     second = Capture(objects, first.tree, 2, CaptureLimits()).read_copy(upper, stats)
     assert set(second.read) >= {(b"b",)}

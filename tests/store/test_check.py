@@ -17,7 +17,7 @@ from store.local import LocalStore
 from store.packs import LARGE_BYTES
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import move, session
-from store.tree import Entry, EntryKind
+from store.tree import EMPTY_TREE, Entry, EntryKind
 
 LARGE = b"x" * LARGE_BYTES
 
@@ -124,7 +124,7 @@ def test_an_object_that_is_not_canonical_is_damage(store: LocalStore) -> None:
 def test_a_long_history_needs_no_more_stack(store: LocalStore) -> None:
     head = EMPTY_SNAPSHOT_ID
     for depth in range(1, 3000):
-        data = snapshots.encode(Snapshot(1, depth, (head,), snapshots.EMPTY_TREE, None, None))
+        data = snapshots.encode(Snapshot(1, depth, (head,), EMPTY_TREE, None, None))
         head = SnapshotId(store.objects.put(Kind.SNAPSHOT, data))
     store.objects.sync()
     begin(store, "a", head)

@@ -148,7 +148,7 @@ def test_removing_nothing_is_an_error(directory: int) -> None:
 def test_a_directory_is_never_opened_through_a_symlink(directory: int) -> None:
     os.mkdir("real", dir_fd=directory)
     os.symlink("real", "link", dir_fd=directory)
-    with pytest.raises(OSError):
+    with pytest.raises(NotADirectoryError):
         open_directory(b"link", directory)
 
 
@@ -171,6 +171,9 @@ def test_a_name_that_is_taken_keeps_its_file(tmp_path: Path) -> None:
 
 def test_a_copy_from_a_file_that_became_shorter_fails(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x" * 1000)
-    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb") as target:
-        with pytest.raises(OSError, match="shorter"):
-            Files().copy(source.fileno(), target.fileno(), 1001)
+    with (
+        (tmp_path / "source").open("rb") as source,
+        (tmp_path / "target").open("wb") as target,
+        pytest.raises(OSError, match="shorter"),
+    ):
+        Files().copy(source.fileno(), target.fileno(), 1001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -108,10 +109,8 @@ def test_a_store_whose_making_failed_anywhere_can_be_made_again(tmp_path: Path) 
     for number in range(1, 100):
         root = tmp_path / str(number)
         files = FaultyFiles(number)
-        try:
+        with contextlib.suppress(StoreUnusable, OSError):
             LocalStore(root, files).close()
-        except (StoreUnusable, OSError):
-            pass
         LocalStore(root).close()
         if not files.failed:
             break

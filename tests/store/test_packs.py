@@ -267,7 +267,7 @@ def test_a_flipped_bit_found_at_opening_never_gives_wrong_bytes(tmp_path: Path, 
                 assert store.get(Kind.BLOB, name) == content
                 read += 1
             except (ObjectDamaged, ObjectMissing) as error:
-                assert error.object_id == name.hex()
+                assert error.object_id == name.hex()  # noqa: PT017 - some can still be read
         assert read < len(names)
         store.close()
 

@@ -26,7 +26,10 @@ from store.tree import EMPTY_TREE
 BLOB = blob_id(b"content")
 
 
-def full_snapshot(limits: Limits = Limits(), depth: int = 1) -> Snapshot:
+LIMITS = Limits()
+
+
+def full_snapshot(limits: Limits = LIMITS, depth: int = 1) -> Snapshot:
     """One with every field set."""
     run = Run(
         runtime="python",
