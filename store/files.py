@@ -154,7 +154,7 @@ class Files:
                 child = open_directory(name, descriptor)
                 try:
                     self.set_mode(child, PRIVATE_DIRECTORY_MODE)
-                    for grandchild in list(_scan(child)):
+                    for grandchild in _scan(child):
                         inner = os.fsencode(grandchild.name)
                         if grandchild.is_dir(follow_symlinks=False):
                             serial = _free_serial(descriptor, serial)
@@ -213,8 +213,9 @@ def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _scan(descriptor: int) -> os._ScandirIterator[str]:
-    return os.scandir(descriptor)
+def _scan(descriptor: int) -> list[os.DirEntry[str]]:
+    with os.scandir(descriptor) as entries:
+        return list(entries)
 
 
 def _lifted_name(serial: int) -> bytes:

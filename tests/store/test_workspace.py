@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 
+from store.files import Owner
 from store.ids import TreeId
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE
@@ -177,11 +179,29 @@ class Setting(NamedTuple):
     start: TreeId
 
 
+class MakeBench(Protocol):
+    def __call__(self, objects: MemoryObjects, flavour: Flavour, owner: Owner | None = None) -> Bench: ...
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path, live: Live) -> Iterator[MakeBench]:
+    """Benches to work on, each in a folder of its own; their pools are closed at the end."""
+    benches: list[Bench] = []
+
+    def make(objects: MemoryObjects, flavour: Flavour, owner: Owner | None = None) -> Bench:
+        benches.append(Bench(tmp_path / str(len(benches)), objects, live, flavour, owner))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.pool.close()
+
+
 @pytest.fixture(params=["overlay", "overlay-user", "copy"])
-def setting(request: pytest.FixtureRequest, tmp_path: Path, live: Live) -> Setting:
+def setting(request: pytest.FixtureRequest, make_bench: MakeBench) -> Setting:
     flavour: Flavour = request.param
     objects = MemoryObjects()
-    bench = Bench(tmp_path, objects, live, flavour)
+    bench = make_bench(objects, flavour)
     captured, results = bench.step(EMPTY_TREE, 1, START)
     assert set(results) == {0}
     assert contents(objects, captured.tree) == STARTED
@@ -211,12 +231,12 @@ def test_what_a_run_did_is_captured_and_seen_by_the_next(setting: Setting, case:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_kind_of_workspace_gives_the_same_tree(tmp_path: Path, live: Live, case: str) -> None:
+def test_every_kind_of_workspace_gives_the_same_tree(make_bench: MakeBench, case: str) -> None:
     objects = MemoryObjects()
     found = set()
     flavours: tuple[Flavour, ...] = ("overlay", "overlay-user", "copy")
     for flavour in flavours:
-        bench = Bench(tmp_path / flavour, objects, live, flavour)
+        bench = make_bench(objects, flavour)
         tree = EMPTY_TREE
         for number, operations in enumerate([START, *CASES[case][0]], 1):
             tree = bench.step(tree, number, _as_movable(operations))[0].tree
@@ -224,15 +244,15 @@ def test_every_kind_of_workspace_gives_the_same_tree(tmp_path: Path, live: Live,
     assert len(found) == 1
 
 
-def test_renamed_directories_need_no_copy_where_the_kernel_has_redirects(tmp_path: Path, live: Live) -> None:
-    bench = Bench(tmp_path, MemoryObjects(), live, "overlay")
+def test_renamed_directories_need_no_copy_where_the_kernel_has_redirects(make_bench: MakeBench) -> None:
+    bench = make_bench(MemoryObjects(), "overlay")
     tree = bench.step(EMPTY_TREE, 1, START)[0].tree
     assert bench.step(tree, 2, [("rename", b"d", b"empty/d")])[1] == [0]
 
 
-def test_without_redirects_a_lower_directory_cannot_be_renamed(tmp_path: Path, live: Live) -> None:
+def test_without_redirects_a_lower_directory_cannot_be_renamed(make_bench: MakeBench) -> None:
     """What unprivileged overlays are like; `psf doctor` says so."""
-    bench = Bench(tmp_path, MemoryObjects(), live, "overlay-user")
+    bench = make_bench(MemoryObjects(), "overlay-user")
     tree = bench.step(EMPTY_TREE, 1, START)[0].tree
     bench.forget(tree)
     assert bench.step(tree, 2, [("rename", b"d", b"g")])[1] == [errno.EXDEV]
@@ -276,27 +296,27 @@ def test_a_workspace_given_back_under_another_tree_shows_that_one(setting: Setti
     assert setting.bench.visible(other.tree) == expected(objects, other.tree)
 
 
-def test_everything_belongs_to_the_owner(tmp_path: Path, live: Live) -> None:
-    class Owner:
+def test_everything_belongs_to_the_owner(make_bench: MakeBench) -> None:
+    class User:
         uid = gid = 12345
 
     flavours: tuple[Flavour, ...] = ("overlay", "copy")
     for flavour in flavours:
         objects = MemoryObjects()
-        bench = Bench(tmp_path / flavour, objects, live, flavour, Owner())
+        bench = make_bench(objects, flavour, User())
         tree = bench.step(EMPTY_TREE, 1, START)[0].tree
         tree = bench.step(tree, 2, [("write", b"d/e/n", b"n"), ("symlink", b"m", b"x")])[0].tree
         assert bench.visible(tree) == expected(objects, tree, owner=12345)
 
 
-def test_deep_nests_are_cut_at_the_same_depth_everywhere(tmp_path: Path, live: Live) -> None:
+def test_deep_nests_are_cut_at_the_same_depth_everywhere(make_bench: MakeBench) -> None:
     """A nest moved into a nest is deeper than any single run made it: it must not grow past the bound."""
     found = set()
     objects = MemoryObjects()
     deep = b"/".join([b"n"] * 200)
     flavours: tuple[Flavour, ...] = ("overlay", "copy")
     for flavour in flavours:
-        bench = Bench(tmp_path / flavour, objects, live, flavour)
+        bench = make_bench(objects, flavour)
         tree = bench.step(EMPTY_TREE, 1, [("makedirs", b"a/" + deep), ("makedirs", b"b/" + deep)])[0].tree
         captured, results = bench.step(tree, 2, [("rename", b"a", b"b/" + deep + b"/a")])
         assert results == [0]
