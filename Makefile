@@ -23,12 +23,12 @@ soak: .venv/.stamp ## run the long batteries
 
 check: lint type ## everything that can be said without running the tests
 
-lint: .venv/.stamp
+lint: .venv/.stamp ## format, lint rules and layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 
-type: .venv/.stamp
+type: .venv/.stamp ## mypy
 	@$(BIN)/mypy
 
 fmt: .venv/.stamp ## format the code
@@ -36,8 +36,8 @@ fmt: .venv/.stamp ## format the code
 	@$(BIN)/ruff check --fix .
 
 lock: ## choose anew the versions in requirements.lock (needs uv)
-	uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --extra dev \
+	$(or $(UV),uv) pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --extra dev \
 		--python-version 3.11 pyproject.toml --output-file requirements.lock
 
 clean: ## remove what set-up and tests made
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist

@@ -10,7 +10,7 @@ from store.files import Files, Owner
 
 
 class FaultyFiles(Files):
-    """A disk whose n-th operation fails, once or from then on. `operations` counts them; 0 never fails.
+    """A disk whose n-th operation fails, once or from then on; 0 never fails. `performed` lists what was asked for.
 
     With `torn`, a write or append that fails has written half of its bytes first, as a full disk does. A failed sync is
     final for its descriptor: `synced_after_failure` holds each descriptor on which it was tried again.
@@ -18,11 +18,15 @@ class FaultyFiles(Files):
 
     def __init__(self, fail_at: int = 0, error: int = errno.EIO, *, sticky: bool = False, torn: bool = True) -> None:
         self.fail_at, self.error, self.sticky, self.torn = fail_at, error, sticky, torn
-        self.operations = 0
+        self.performed: list[str] = []
         self.failed: list[str] = []
         self.synced_after_failure: list[int] = []
         # Kept open, so that the inode of a file whose sync failed is not given to another file.
         self._spoilt: list[int] = []
+
+    @property
+    def operations(self) -> int:
+        return len(self.performed)
 
     def close(self) -> None:
         for descriptor in self._spoilt:
@@ -34,7 +38,7 @@ class FaultyFiles(Files):
         self.fail_at = 0
 
     def _fails(self, operation: str) -> bool:
-        self.operations += 1
+        self.performed.append(operation)
         due = self.operations >= self.fail_at if self.sticky else self.operations == self.fail_at
         if not self.fail_at or not due:
             return False
@@ -81,9 +85,9 @@ class FaultyFiles(Files):
         self._step("truncate")
         super().truncate(descriptor, length)
 
-    def unnamed(self, directory: str) -> int:
+    def unnamed(self, directory: str, mode: int = 0o444) -> int:
         self._step("unnamed")
-        return super().unnamed(directory)
+        return super().unnamed(directory, mode)
 
     def link(self, descriptor: int, path: str) -> None:
         self._step("link")

@@ -66,9 +66,9 @@ class Files:
     def truncate(self, descriptor: int, length: int) -> None:
         os.ftruncate(descriptor, length)
 
-    def unnamed(self, directory: str) -> int:
+    def unnamed(self, directory: str, mode: int = 0o444) -> int:
         """A descriptor of a new file without a name in `directory`'s file system; `link` may give it one."""
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444)
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
 
     def link(self, descriptor: int, path: str) -> None:
         """Give an unnamed file its name. A file of that name already there is kept: names are content."""

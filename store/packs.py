@@ -29,6 +29,8 @@ from store.index import PACK_HEADER, RECORD, Name, Place, read_records, record_h
 LARGE_BYTES = 128 << 10
 SEAL_BYTES = 64 << 20
 PENDING_BYTES_MAX = 4 << 20
+PACK_MODE = 0o600
+"""Writable, also for users without the rights of root: the next start goes on with it."""
 
 
 class PackObjects:
@@ -186,7 +188,7 @@ class PackObjects:
 
     def _new_pack(self) -> _OpenPack:
         # Locked before it has a name, so that no other process can take it for an abandoned one.
-        descriptor = self._files.unnamed(str(self._packs))
+        descriptor = self._files.unnamed(str(self._packs), PACK_MODE)
         try:
             files_module.lock(descriptor, wait=False)
             self._files.append(descriptor, [PACK_HEADER])
