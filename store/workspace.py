@@ -15,6 +15,7 @@ the pool (store.pool) under its new tree. The executor mounts it: the store moun
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -62,7 +63,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True):
         return "trusted.overlay." if self.privileged else "user.overlay."
 
 
-class Workspace:
+class Workspace(ABC):
     """One live directory, held by one step. Made by `store.pool.Workspaces.acquire`."""
 
     def __init__(self, folder: Path, tree: TreeId, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
@@ -76,21 +77,25 @@ class Workspace:
     writable: Path
     """Where files may be placed before a run."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make ready for a run: an empty upper directory with the time of the tree's root."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def view(self) -> View:
         """For looking into what the run left, before `settle`."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def capture(self, number: int) -> Captured:
         """The tree that the run left. Puts what is new into the store; changes nothing here."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def settle(self, tree: TreeId, captured: Captured | None) -> bool:
         """Make the workspace hold `tree`; False when that is not worth it and the workspace must be discarded."""
-        raise NotImplementedError
+        ...
 
     def _make(self, name: str) -> None:
         path = self.folder / name
