@@ -27,7 +27,7 @@ from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
 from psf.sessions import SessionService
 from store.files import Files
-from store.interfaces import HeadSweeper
+from store.interfaces import HeadSweeper, Leases
 from store.local import LocalStore
 from store.snapshot import Limits
 from store.workspace import WorkspaceSettings
@@ -72,7 +72,7 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
         executor, capabilities = await _local_executor(settings, store, files, profile)
         try:
             service = _service(settings, store, executor, capabilities, profile)
-            sweeper = asyncio.create_task(_sweep(store.heads, settings.retention_s))
+            sweeper = asyncio.create_task(_sweep(store.heads, store.leases, settings.retention_s))
             try:
                 yield server.build(service, capabilities, _policy(settings), settings.body_bytes_max)
             finally:
@@ -142,11 +142,12 @@ def _policy(settings: Settings) -> Policy:
     return Policy(limits, settings.memory_bytes_max, settings.wall_time_s_max, allowed)
 
 
-async def _sweep(heads: HeadSweeper, retention_s: float) -> None:
+async def _sweep(heads: HeadSweeper, leases: Leases, retention_s: float) -> None:
     """Drop what expired longer ago than it is retained, again and again."""
     while True:
         try:
-            dropped = await asyncio.to_thread(heads.drop_unused_since, time.time() - retention_s)
+            horizon_s = time.time() - retention_s
+            dropped = await asyncio.to_thread(heads.drop_unused_since, horizon_s, is_running=leases.is_held)
             if dropped:
                 _log.info("%d expired sessions dropped", dropped)
         except Exception:  # noqa: BLE001 - a sweeper must outlive a full disk

@@ -72,7 +72,9 @@ class SessionService:
     async def get(self, session_id: str, tenant: str, *, retained: bool = False) -> Session:
         """A session that has not expired, or with `retained` also one that has. Raises SessionMissing, SessionExpired."""
         session = await _to_thread(lambda: self._heads.get(session_id, tenant))
-        if not retained and session.expires_at_s() < self._clock():
+        expired = session.expires_at_s() < self._clock()
+        # A running step is use: it renews the session when it ends.
+        if expired and not retained and not await _to_thread(lambda: self._leases.is_held(session_id)):
             raise SessionExpired(session_id)
         return session
 
@@ -90,7 +92,7 @@ class SessionService:
         session = await self.get(session_id, tenant)
         self._runtimes.get(order.runtime or session.runtime)
         async with self._turn(session_id):
-            session = await self.get(session_id, tenant)
+            session = await self.get(session_id, tenant, retained=True)
             runtime = self._runtimes.get(order.runtime or session.runtime)
             parent = await _to_thread(lambda: self._snapshot(session.head))
             started_s = self._clock()
@@ -104,8 +106,9 @@ class SessionService:
 
         `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory.
         """
+        await self.get(session_id, tenant)
         async with self._turn(session_id):
-            session = await self.get(session_id, tenant)
+            session = await self.get(session_id, tenant, retained=True)
             target = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
             move = Move(0, "rollback", session.head, target, self._clock(), b"")
             await _finished(lambda: self._heads.advance(session_id, session.head, move))

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,9 +117,12 @@ class SqliteHeads:
             for sequence, kind, start, end, at_s, record in rows
         ]
 
-    def drop_unused_since(self, horizon_s: float) -> int:
+    def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         with self._transaction() as database:
-            return database.execute("delete from sessions where used_at_s + ttl_s < ?", (horizon_s,)).rowcount
+            expired = database.execute("select session_id from sessions where used_at_s + ttl_s < ?", (horizon_s,))
+            gone = [row for row in expired.fetchall() if not is_running(row[0])]
+            database.executemany("delete from sessions where session_id = ?", gone)
+        return len(gone)
 
     def roots(self) -> Iterator[tuple[str, SnapshotId]]:
         with self._lock:
@@ -180,6 +183,15 @@ class FileLeases:
             os.close(descriptor)
             return None
         return _FileLease(descriptor)
+
+    def is_held(self, session_id: str) -> bool:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _byte_lock(session_id))
+        finally:
+            os.close(descriptor)
+        (kind,) = struct.unpack_from("h", found)
+        return bool(kind != fcntl.F_UNLCK)
 
 
 class _FileLease:

@@ -6,7 +6,7 @@ changes; workspaces are a cache of both and may be lost at any time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 import msgspec
@@ -106,8 +106,8 @@ class Heads(Protocol):
 class HeadSweeper(Protocol):
     """The dangerous view of a head store: only the sweeper and check receive it."""
 
-    def drop_unused_since(self, horizon_s: float) -> int:
-        """Drop the sessions, with their logs, that expired before `horizon_s`; returns how many."""
+    def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
+        """Drop the sessions, with their logs, that expired before `horizon_s` and are not running; returns how many."""
         ...
 
     def roots(self) -> Iterator[tuple[str, SnapshotId]]:
@@ -128,4 +128,8 @@ class Leases(Protocol):
 
     def try_acquire(self, session_id: str) -> Lease | None:
         """Take the turn if it is free, without waiting. It ends with the process, however that ends."""
+        ...
+
+    def is_held(self, session_id: str) -> bool:
+        """Whether somebody has the turn now: a step is running. Takes nothing."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
@@ -91,9 +91,10 @@ class MemoryHeads:
         moves = [move for move in self._logs.get(session_id, ()) if before is None or move.sequence < before]
         return moves[::-1][:limit]
 
-    def drop_unused_since(self, horizon_s: float) -> int:
+    def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         with self._lock:
-            gone = [name for name, session in self._sessions.items() if session.expires_at_s() < horizon_s]
+            expired = [name for name, session in self._sessions.items() if session.expires_at_s() < horizon_s]
+            gone = [name for name in expired if not is_running(name)]
             for name in gone:
                 del self._sessions[name], self._logs[name]
             return len(gone)
@@ -113,3 +114,6 @@ class MemoryLeases:
     def try_acquire(self, session_id: str) -> Lease | None:
         lock = self._locks[session_id]
         return lock if lock.acquire(blocking=False) else None
+
+    def is_held(self, session_id: str) -> bool:
+        return self._locks[session_id].locked()

@@ -47,6 +47,11 @@ def move(number: int, *, at_s: float = 1001.0) -> Move:
     return Move(0, "execute", None, snapshot_name(number), at_s, b'{"n":%d}' % number)
 
 
+def nobody(_: str) -> bool:
+    """No session is running."""
+    return False
+
+
 @contextmanager
 def file_of(data: bytes) -> Iterator[int]:
     with tempfile.TemporaryFile() as file:
@@ -284,7 +289,7 @@ class HeadsContract:
         ages = {"first": 100.0, "gone-1": 10.0, "middle": 101.0, "gone-2": 39.0, "last": 9000.0, "edge": 40.0}
         heads.create([session(name, used_at_s=used) for name, used in ages.items()], "create")
         heads.advance("last", snapshot_name(0), move(1))
-        assert heads.drop_unused_since(100.0) == 2
+        assert heads.drop_unused_since(100.0, is_running=nobody) == 2
         for name in ages:
             if name.startswith("gone"):
                 with pytest.raises(SessionMissing):
@@ -294,17 +299,22 @@ class HeadsContract:
                 assert heads.get(name, "alice").session_id == name
                 assert heads.log(name, before=None, limit=10) != []
         assert {name for name, _ in heads.roots()} == {"first", "middle", "last", "edge"}
-        assert heads.drop_unused_since(100.0) == 0
+        assert heads.drop_unused_since(100.0, is_running=nobody) == 0
+
+    def test_a_running_session_is_not_dropped(self, heads: SweptHeads) -> None:
+        heads.create([session("idle", used_at_s=10.0), session("busy", used_at_s=10.0)], "create")
+        assert heads.drop_unused_since(1000.0, is_running=lambda name: name == "busy") == 1
+        assert {name for name, _ in heads.roots()} == {"busy"}
 
     def test_use_keeps_a_session_alive(self, heads: SweptHeads) -> None:
         heads.create([session("a", used_at_s=10.0)], "create")
         heads.advance("a", snapshot_name(0), move(1, at_s=500.0))
-        assert heads.drop_unused_since(200.0) == 0
+        assert heads.drop_unused_since(200.0, is_running=nobody) == 0
 
     def test_a_dropped_name_may_be_used_again_with_a_fresh_log(self, heads: SweptHeads) -> None:
         heads.create([session("a", used_at_s=10.0)], "create")
         heads.advance("a", snapshot_name(0), move(1, at_s=11.0))
-        heads.drop_unused_since(1000.0)
+        heads.drop_unused_since(1000.0, is_running=nobody)
         heads.create([session("a")], "create")
         assert [entry.sequence for entry in heads.log("a", before=None, limit=10)] == [1]
 
@@ -327,6 +337,15 @@ class LeasesContract:
             lease = leases.try_acquire("a")
             assert lease is not None
             lease.release()
+
+    def test_looking_whether_a_turn_is_held_takes_nothing(self, leases: Leases) -> None:
+        assert not leases.is_held("a")
+        lease = leases.try_acquire("a")
+        assert lease is not None
+        assert leases.is_held("a")
+        assert not leases.is_held("b")
+        lease.release()
+        assert not leases.is_held("a")
 
     def test_sessions_do_not_wait_for_each_other(self, leases: Leases) -> None:
         held = [leases.try_acquire(f"session-{number}") for number in range(100)]
