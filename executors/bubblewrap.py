@@ -20,7 +20,7 @@ import msgspec
 
 from executors.errors import SandboxBroken
 from executors.interfaces import Capabilities, Cell, Job, RunResult, Usage
-from executors.launcher import REQUEST_BYTES_MAX, Launcher
+from executors.launcher import Launcher
 from executors.output import Reader, Writer
 from executors.paths import SCRATCH, WORK
 from executors.profile import TOOLS, Profile
@@ -140,9 +140,9 @@ class _BubblewrapCell:
         arguments = [*_confinement(self._profile, self._facts["stage"], self._name)]
         for key, value in job.env:
             arguments += ["--setenv", key, value]
-        size = sum(len(text.encode()) + 1 for text in (*job.argv, *arguments))
-        if size > REQUEST_BYTES_MAX:
-            raise SandboxBroken(f"arguments and environment take {size} bytes; at most {REQUEST_BYTES_MAX} fit")
+        if any("\0" in text for text in (*job.argv, *arguments)):
+            # It separates what bwrap is told: what follows it would be an order to bwrap.
+            raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._facts["cgroup"] is not None
         return {
             "argv": job.argv,
@@ -192,24 +192,40 @@ def _confinement(profile: Profile, stage: str, cell: str) -> list[str]:
     ).split()
     if profile.filter_program is not None:
         arguments += ["--seccomp", "12"]
+    arguments += [*_system(profile, stage), *_places(profile, stage, cell)]
+    for key, value in profile.environment:
+        arguments += ["--setenv", key, value]
+    return arguments
+
+
+def _system(profile: Profile, stage: str) -> list[str]:
+    """What every cell sees alike, read-only."""
+    arguments: list[str] = []
     for path in profile.system:
         arguments += ["--ro-bind", path, path]
     for target, path in profile.links:
         arguments += ["--symlink", target, path]
     for source, target in profile.binds:
-        arguments += ["--ro-bind", source if _is_reachable(source) else f"{stage}/{_staged(target)}", target]
+        if _is_reachable(source):
+            arguments += ["--ro-bind", source, target]
     arguments += ["--ro-bind", f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"]
     for path, _ in profile.texts:
         if path.startswith("/etc/"):
             arguments += ["--ro-bind", f"{stage}/root{path}", path]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(profile.shared_memory_bytes), "--tmpfs", "/dev/shm"]
-    arguments += ["--remount-ro", "/dev", "--dir", "/run"]
+    return [*arguments, "--remount-ro", "/dev", "--dir", "/run"]
+
+
+def _places(profile: Profile, stage: str, cell: str) -> list[str]:
+    """Scratch and the work directory of one cell, and what is shown from private folders of the host."""
+    arguments: list[str] = []
     for path, folder in SCRATCH.items():
         arguments += ["--bind", f"{stage}/{cell}/scratch/{folder.decode()}", path]
-    arguments += ["--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]
-    for key, value in profile.environment:
-        arguments += ["--setenv", key, value]
-    return arguments
+    for source, target in profile.binds:
+        # After scratch: what is shown may lie below /mnt or /tmp, and must not be hidden by it.
+        if not _is_reachable(source):
+            arguments += ["--ro-bind", f"{stage}/{_staged(target)}", target]
+    return [*arguments, "--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]
 
 
 def _resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, int]]:
@@ -252,6 +268,8 @@ def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[st
         missing.append(
             f"workspace: no overlay can be mounted here ({facts['overlay']}); trees are copied, which is slower"
         )
+    if facts["overlay"] is not None or settings.workspace == "copy":
+        missing.append("paths: where a copied tree lies on the host shows in a program's table of mounts")
     if facts["cgroup"] is None:
         missing.append(
             f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"

@@ -78,10 +78,14 @@ class Cgroups:
         self._instances = {controller: parent / instance for controller, parent in parents.items()}
         for parent in set(parents.values()):
             _sweep(parent)
-        for folder in set(self._instances.values()):
-            folder.mkdir(exist_ok=True)
-            if version == 2:
-                _delegate(folder)
+        try:
+            for folder in set(self._instances.values()):
+                folder.mkdir(exist_ok=True)
+                if version == 2:
+                    _delegate(folder)
+        except OSError:
+            self.close()
+            raise
 
     def create(self, memory_bytes: int, processes: int) -> Group:
         self._count += 1

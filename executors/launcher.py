@@ -16,7 +16,7 @@ from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.launcher_process import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
 
 REQUEST_BYTES_MAX = 192 << 10
-"""Arguments and environment of one job together; the kernel takes no larger datagram from a plain user."""
+"""One request, which is little more than a job's arguments and environment; the kernel takes no larger datagram from a plain user."""
 _PROCESS = Path(__file__).with_name("launcher_process.py")
 _STOP_PATIENCE_S = 10.0
 
@@ -32,7 +32,7 @@ class Launcher:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._numbers = itertools.count(1)
         self._send_turn = asyncio.Lock()
-        self.alive = True
+        self._linked = True
         self._loop.add_reader(link.fileno(), self._receive)
 
     @classmethod
@@ -65,6 +65,10 @@ class Launcher:
         finally:
             os.close(descriptor)
         return launcher, facts
+
+    @property
+    def alive(self) -> bool:
+        return self._linked and self._process.poll() is None
 
     def number(self) -> int:
         return next(self._numbers)
@@ -103,7 +107,10 @@ class Launcher:
             await asyncio.to_thread(self._process.wait)
 
     async def _send(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        data = json.dumps(message).encode()
+        data = json.dumps(message, ensure_ascii=False).encode()
+        if len(data) > REQUEST_BYTES_MAX:
+            # The launcher would see its beginning only, and could not go on.
+            raise SandboxBroken(f"arguments and environment take {len(data)} bytes; at most {REQUEST_BYTES_MAX} fit")
         async with self._send_turn:
             while True:
                 if not self.alive:
@@ -143,8 +150,8 @@ class Launcher:
             future.set_result((answer, descriptors))
 
     def _fail(self) -> None:
-        if self.alive:
-            self.alive = False
+        if self._linked:
+            self._linked = False
             self._loop.remove_reader(self._link.fileno())
             for future in self._waiting.values():
                 if not future.done():

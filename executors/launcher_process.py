@@ -242,14 +242,16 @@ class Launcher:
         try:
             for entrance in entrances:
                 os.write(entrance, b"0")
-            for name, (soft, hard) in message["rlimits"].items():
-                _set_limit(name, soft, hard)
             moved = [_duplicate_high(descriptor) for descriptor in inner]
             targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR)
             for source, target in zip(moved, targets, strict=True):
                 os.dup2(source, target)
+            _restore_signals()
             os.closerange(3, GATE_DESCRIPTOR)
             os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
+            # After the descriptors are in their places: a low limit would not let them be moved.
+            for name, (soft, hard) in message["rlimits"].items():
+                _set_limit(name, soft, hard)
             if self._privileged:
                 os.setgroups([])
                 os.setgid(self._gid)
@@ -341,6 +343,14 @@ def _tells_exit_status() -> bool:
     finally:
         os.close(pidfd)
     return status is not None and os.waitstatus_to_exitcode(status) == 7
+
+
+def _restore_signals() -> None:
+    """Programs inherit what is ignored: by us, by Python, or by whoever started the server (nohup)."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _memory_file(data: bytes) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable
 
 from executors.interfaces import Output
@@ -21,8 +20,7 @@ class Collector:
         self._head_max = int(kept_bytes * HEAD_SHARE)
         self._tail_max = kept_bytes - self._head_max
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
+        self._tail = bytearray()
         self.total_bytes = 0
 
     def feed(self, data: bytes) -> None:
@@ -31,19 +29,16 @@ class Collector:
         if room > 0:
             self._head += data[:room]
             data = data[room:]
-        if data:
-            self._tail.append(data)
-            self._tail_bytes += len(data)
-            while self._tail_bytes - len(self._tail[0]) >= self._tail_max:
-                self._tail_bytes -= len(self._tail.popleft())
+        self._tail += data
+        surplus = len(self._tail) - self._tail_max
+        if surplus > 0:
+            # Moves the start of the array, not its bytes.
+            del self._tail[:surplus]
 
     def output(self) -> Output:
-        tail = b"".join(self._tail)[-self._tail_max :] if self._tail else b""
-        left_out = self.total_bytes - len(self._head) - len(tail)
-        if not left_out:
-            return Output(bytes(self._head) + tail, self.total_bytes, False)
-        mark = f"\n[... {left_out} bytes left out ...]\n".encode()
-        return Output(bytes(self._head) + mark + tail, self.total_bytes, True)
+        left_out = self.total_bytes - len(self._head) - len(self._tail)
+        mark = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out else b""
+        return Output(bytes(self._head) + mark + bytes(self._tail), self.total_bytes, bool(left_out))
 
 
 class Reader:

@@ -72,6 +72,11 @@ def build(*, interpreter: str | None = None, uid: int | None = None, read_only_p
     system = tuple(path for path in ("/usr", *_SYSTEM_FOLDERS) if os.path.isdir(path) and not os.path.islink(path))
     links = tuple((os.readlink(path), path) for path in _SYSTEM_FOLDERS if os.path.islink(path))
     extra = [*read_only_paths, *([] if _is_below(python, system) else [_prefix_of(python)])]
+    for path in extra:
+        if f"{os.path.normpath(path)}/".startswith(f"{WORK}/"):
+            raise SandboxUnavailable(
+                f"{path} cannot be shown to programs: {WORK} is where they work; choose another folder"
+            )
     etc = [*_ETC_FILES, *sorted(glob.glob("/etc/python3*"))]
     binds = [(path, path) for path in etc if os.path.exists(path)]
     binds += [(os.path.realpath(path), path) for path in extra]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("executors.testing", "store.testing")
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("dev", max_examples=30, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("ci", max_examples=50, derandomize=True, database=None, **_COMMON)  # type: ignore[arg-type]

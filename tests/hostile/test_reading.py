@@ -1,0 +1,171 @@
+"""Programs that look for what is not theirs: host files, the server's secrets, other sessions, open doors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from executors.testing.confinement import own_address
+from executors.testing.history import History, said
+from store.snapshot import Ending
+from tests.hostile.conftest import SECRET, Doors, House
+
+READ = """
+import glob
+for name in {names!r}:
+    for path in glob.glob(name) or [name]:
+        try:
+            with open(path, 'rb') as file:
+                print('READ', path, file.read(1 << 16))
+        except (OSError, ValueError):
+            pass
+"""
+SEARCH = """
+import os
+secret = bytes.fromhex('{secret}')
+for folder, folders, files in os.walk(b'/'):
+    if folder == b'/':
+        folders[:] = [name for name in folders if name not in (b'usr', b'proc')]
+    for name in files + folders:
+        path = os.path.join(folder, name)
+        if secret in name:
+            print('NAME', path)
+        elif name in files and os.path.isfile(path):
+            try:
+                if secret in open(path, 'rb').read(1 << 20):
+                    print('CONTENT', path)
+            except OSError:
+                pass
+print('looked everywhere')
+"""
+
+
+async def test_the_hosts_private_files_are_not_there(house: House, session: History) -> None:
+    home, pid = str(house.home), os.getpid()
+    names = (
+        "/etc/shadow", "/etc/gshadow", "/root/*", "/root/.*", f"{home}/*", f"{home}/store/*", f"{home}/store/*/*",
+        f"/proc/{pid}/environ", f"/proc/{pid}/maps", f"/proc/*/root{home}/*", f"/proc/*/cwd{home}/*", "/proc/*/root/root/*",
+        "/proc/*/root/etc/shadow", "/proc/kcore", "/dev/mem", "/dev/kmem", "/dev/port", "/dev/vda", "/dev/sda", "/dev/kmsg",
+        "/proc/kmsg", "/sys/kernel/*", "/run/*", "/var/run/docker.sock", "/run/docker.sock", "/var/log/*", "/boot/*",
+    )  # fmt: skip
+    assert said(await session.python(READ.format(names=names))) == ""
+
+
+@pytest.mark.parametrize("name", ["environ", "cmdline", "mountinfo", "mounts", "maps", "fd/*", "fdinfo/*", "cgroup"])
+async def test_no_process_entry_tells_the_servers_secrets(session: History, name: str) -> None:
+    """Neither its own nor those of the sandbox's process beside it, nor whose paths they came from."""
+    printed = said(await session.python(READ.format(names=(f"/proc/*/{name}", f"/proc/thread-self/{name}"))))
+    assert SECRET not in printed
+    assert "psf-hostile" not in printed
+
+
+async def test_a_search_of_all_that_is_visible_finds_nothing(session: History) -> None:
+    assert said(await session.python(SEARCH.format(secret=SECRET.encode().hex()))) == "looked everywhere"
+
+
+async def test_the_sandboxs_own_process_has_no_more_rights_than_the_program(session: History) -> None:
+    """A program may have power over it: it must be worth nothing."""
+    text = said(await session.shell("cat /proc/1/status"))
+    status = dict(line.split(":\t", 1) for line in text.splitlines())
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert (status["Seccomp"], status["NoNewPrivs"], status["Uid"].split()) == ("2", "1", ["1000"] * 4)
+
+
+async def test_none_of_the_servers_doors_can_be_reached(house: House, doors: Doors, session: History) -> None:
+    """On the loopback, on the machine's addresses, as unix sockets by name and by path. `house` looks whether anybody came."""
+    addresses = ("127.0.0.1", "::1", "0.0.0.0", "::", own_address(), "localhost")
+    unix = (doors.abstract, str(house.home / "socket"), f"/proc/1/root{house.home}/socket")
+    program = f"""
+import socket
+for address in {addresses!r}:
+    try:
+        socket.create_connection((address, {doors.port}), timeout=3)
+        print('CAME IN', address)
+    except OSError:
+        pass
+for name in {unix!r}:
+    try:
+        socket.socket(socket.AF_UNIX).connect(name)
+        print('CAME IN', name)
+    except OSError:
+        pass
+"""
+    assert said(await session.python(program)) == ""
+
+
+async def test_there_is_no_other_way_out(session: History) -> None:
+    program = """
+import socket
+kinds = [(socket.AF_PACKET, socket.SOCK_RAW), (socket.AF_INET, socket.SOCK_RAW), (socket.AF_VSOCK, socket.SOCK_STREAM),
+         (socket.AF_ALG, socket.SOCK_SEQPACKET), (31, socket.SOCK_RAW), (44, socket.SOCK_RAW)]
+for family, kind in kinds:
+    try:
+        socket.socket(family, kind)
+        print('OPENED', family)
+    except OSError:
+        pass
+for address in ('192.0.2.1', '8.8.8.8', '169.254.169.254', '224.0.0.1', '255.255.255.255'):
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'out', (address, 53))
+        print('SENT', address)
+    except OSError:
+        pass
+try:
+    print('RESOLVED', socket.getaddrinfo('example.com', 80))
+except OSError:
+    pass
+"""
+    assert said(await session.python(program)) == ""
+
+
+async def test_another_session_that_runs_at_the_same_time_is_not_there(house: House) -> None:
+    """Not its files, processes, arguments, sockets or shared memory; and it does not feel what is done to everybody."""
+    victim, thief = house.session(), house.session()
+    holding = f"""
+import ctypes, os, socket, time
+for folder in ('/work', '/tmp', '/var/tmp', '/mnt', '/dev/shm', os.environ['HOME']):
+    open(folder + '/{SECRET}', 'w').write('{SECRET}')
+door = socket.socket(socket.AF_UNIX)
+door.bind('\\0{SECRET}-session')
+door.listen()
+libc = ctypes.CDLL(None)
+print(libc.shmget(0x5EC4E7, 4096, 0o1666) >= 0, flush=True)
+if os.fork() == 0:
+    os.execvp('sleep', ['sleep', '600'])
+open('begun', 'w').close()
+time.sleep(600)
+"""
+    running = asyncio.create_task(victim.python(holding, args=(SECRET,)))
+    while not list((house.home / "store" / "workspaces").glob("*/*/upper/begun")):
+        await asyncio.sleep(0.02)
+        assert not running.done(), running.result()
+    stealing = f"""
+import ctypes, glob, socket
+try:
+    socket.socket(socket.AF_UNIX).connect('\\0{SECRET}-session')
+    print('CONNECTED')
+except OSError:
+    pass
+libc = ctypes.CDLL(None)
+print('SHARED' if libc.shmget(0x5EC4E7, 4096, 0o666) >= 0 else '', end='')
+for name in glob.glob('/proc/[0-9]*/cmdline'):
+    if b'sleep' in open(name, 'rb').read():
+        print('SAW', name)
+"""
+    assert said(await thief.python(stealing)) == ""
+    assert said(await thief.python(SEARCH.format(secret=SECRET.encode().hex()))) == "looked everywhere"
+    killed = await thief.shell("kill -9 -1; for n in $(seq 1 99999); do kill -9 $n 2> /dev/null; done")
+    assert killed.stages[0][1].ending in (Ending.EXITED, Ending.SIGNALLED)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_what_was_left_in_scratch_is_gone_for_everybody(house: House) -> None:
+    folders = "/tmp /var/tmp /mnt /dev/shm ~"
+    first = house.session()
+    await first.shell(f"for f in {folders}; do echo {SECRET} > $f/left; done")
+    for history in (first, house.session()):
+        assert await history.says(f"ls -A {folders} | grep -c left; true") == "0"
