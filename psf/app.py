@@ -130,14 +130,14 @@ def _service(
 
 def _policy(settings: Settings) -> Policy:
     limits = Limits(
-        memory_bytes=settings.memory_bytes,
+        memory_bytes=min(settings.memory_bytes, settings.memory_bytes_max),
         processes=settings.processes,
         output_kept_bytes=settings.output_kept_bytes,
         output_flood_bytes=settings.output_flood_bytes,
         file_bytes=settings.file_bytes,
         scratch_bytes=settings.scratch_bytes,
     )
-    names = server.LOOPBACK_NAMES | set(settings.allowed_hosts) | {settings.host}
+    names = server.LOOPBACK_NAMES | {name.lower() for name in (*settings.allowed_hosts, settings.host)}
     allowed = names if is_loopback(settings.host) else None
     return Policy(limits, settings.memory_bytes_max, settings.wall_time_s_max, allowed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -62,9 +62,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.slots or 2 * (os.cpu_count() or 1)
 
 
-_NON_NEGATIVE = ("port", "slots", "retention_s")
+_NUMBER_MAX = 1 << 50
 _POSITIVE = (
-    "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
+    "sandbox_uid", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
     "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes",
 )  # fmt: skip
 
@@ -103,7 +103,10 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
 
 
 def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     for name, value in given.items():
         if name not in Settings.__struct_fields__:
             raise ConfigurationError(f"{path}: there is no setting {name!r}; `psf serve --help` lists them")
-        given[name] = _convert(name, value, f"{path}: {name}")
+        given[name] = _convert(name, value, str(path))
     return given
 
 
@@ -127,20 +130,26 @@ def _convert(name: str, value: Any, source: str) -> Any:
     if isinstance(value, str) and kind is bool:
         value = value.lower()
     try:
-        return msgspec.convert(value, kind, strict=False)
+        converted = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{source}: {error}") from None
+        raise ConfigurationError(f"{name}: {error} (from {source})") from None
+    if fault := _fault(name, converted):
+        raise ConfigurationError(f"{name}: {fault}, not {converted!r} (from {source})")
+    return converted
+
+
+def _fault(name: str, value: Any) -> str | None:
+    if value == "":
+        return "must say something"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    maximum = 65535 if name == "port" else _NUMBER_MAX
+    if name in _POSITIVE and not 0 < value <= maximum:
+        return f"must be greater than 0 and at most {maximum}"
+    return None if 0 <= value <= maximum else f"must be at least 0 and at most {maximum}"
 
 
 def _checked(settings: Settings) -> Settings:
-    for name in (*_NON_NEGATIVE, *_POSITIVE):
-        value = getattr(settings, name)
-        if not math.isfinite(value) or value < 0 or (value == 0 and name in _POSITIVE):
-            raise ConfigurationError(
-                f"{name}: must be {'greater than' if name in _POSITIVE else 'at least'} 0, not {value}"
-            )
-    if settings.port > 65535:
-        raise ConfigurationError(f"port: must be at most 65535, not {settings.port}")
     if not is_loopback(settings.host) and not settings.allow_unauthenticated:
         raise ConfigurationError(
             f"host: {settings.host} would let other machines run code here without a password;"

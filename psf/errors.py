@@ -21,7 +21,7 @@ class RuntimeUnknown(PsfError):
     code = "runtime_unknown"
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"unknown language {name!r}; there are {', '.join(known)}")
+        super().__init__(f"unknown language {name[:80]!r}; there are {', '.join(known)}")
         self.name, self.known = name, known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from store import snapshot as snapshots
@@ -11,6 +12,7 @@ from store.interfaces import Heads, Objects, Session
 from store.snapshot import Snapshot
 
 LOG_PAGE = 500
+_STEP, _STEPS_BACK = re.compile(r"[0-9]{1,9}\Z"), re.compile(r"-[0-9]{1,9}\Z")
 
 
 def find_snapshot(objects: Objects, heads: Heads, session: Session, reference: str | int) -> SnapshotId:
@@ -20,7 +22,7 @@ def find_snapshot(objects: Objects, heads: Heads, session: Session, reference: s
     all that the session's log names and the ancestors of that. Raises NotInHistory, saying what is wrong.
     """
     text = str(reference)
-    if text.startswith("-") and text[1:].isdecimal():
+    if _STEPS_BACK.match(text):
         return _steps_back(objects, session.head, int(text[1:]), text)
     if is_prefix(text) and not isinstance(reference, int):
         found = {identity for identity in _history(objects, heads, session) if identity.hex().startswith(text)}
@@ -28,7 +30,7 @@ def find_snapshot(objects: Objects, heads: Heads, session: Session, reference: s
             return found.pop()
         if found:
             raise NotInHistory(text, "names more than one snapshot of this session; give more digits")
-    if text.isdecimal() and len(text) < 10:
+    if _STEP.match(text):
         return _step(objects, heads, session, int(text), text)
     reason = "names no snapshot in this session's history"
     if not is_prefix(text):

@@ -68,12 +68,26 @@ def load(extra: Path | None = None) -> dict[str, Runtime]:
             rows |= _parse(extra.read_text(), str(extra))
         except OSError as error:
             raise ConfigurationError(f"{extra}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{extra}: {error}") from None
     return rows
 
 
 def _parse(text: str, source: str) -> dict[str, Runtime]:
     try:
-        rows = msgspec.convert(tomllib.loads(text), dict[str, Runtime])
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{source}: {error}") from None
-    return {name: msgspec.structs.replace(row, name=name) for name, row in rows.items()}
+    return {name: _row(name, given, source) for name, given in tables.items()}
+
+
+def _row(name: str, given: object, source: str) -> Runtime:
+    try:
+        row = msgspec.convert(given, Runtime)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{source}: [{name}]: {error}") from None
+    if "/" in row.file or "\0" in row.file or row.file in ("", ".", ".."):
+        raise ConfigurationError(f"{source}: [{name}]: `file` must be a plain file name, not {row.file!r}")
+    if not row.run or row.compile == ():
+        raise ConfigurationError(f"{source}: [{name}]: `{'compile' if row.run else 'run'}` names no program")
+    return msgspec.structs.replace(row, name=name)

@@ -188,7 +188,7 @@ class SessionService:
 
     @asynccontextmanager
     async def _turn(self, session_id: str) -> AsyncIterator[None]:
-        """This step's turn on its session: first among ours, in the order they came, then among all processes."""
+        """This step's turn on its session: first among ours, then among all processes."""
         turn = self._turns.setdefault(session_id, _Turn())
         if turn.waiting >= WAITING_STEPS_MAX:
             raise Overloaded(0.0)

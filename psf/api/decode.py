@@ -8,21 +8,25 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from executors import paths
+from executors.paths import Place
 from psf.errors import InvalidField
+from store.capture import DEPTH_MAX
 
 CODE_BYTES_MAX = 16 << 20
 FILES_MAX = 10_000
 _CONTINUATION = b"\\\n"
 IGNORED_FILE = "IGNORE_THIS_FILE"
+_NOT_THERE = (paths.FAULTS["outside"], paths.FAULTS["reserved"])
+_NO_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 _Body = TypeVar("_Body")
-_PATH = re.compile(r" - at `\$(?P<path>.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`")
 
@@ -50,22 +54,32 @@ def decode(data: bytes, kind: type[_Body]) -> _Body:
     break a quoted `curl -d` over lines; the quick start that psf implements is written so.
     """
     try:
+        return _decode(data, kind)
+    except _NO_JSON as error:
+        if _CONTINUATION not in data:
+            raise _malformed(data, error) from None
+    joined = data.replace(_CONTINUATION, b"")
+    try:
+        return _decode(joined, kind)
+    except _NO_JSON as error:
+        raise _malformed(joined, error) from None
+
+
+def _decode(data: bytes, kind: type[_Body]) -> _Body:
+    try:
         return msgspec.json.decode(data, type=kind, strict=False)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        if _CONTINUATION in data:
-            return decode(data.replace(_CONTINUATION, b""), kind)
-        raise _malformed(data, error) from None
 
 
 def _invalid(text: str) -> InvalidField:
-    path = _PATH.search(text)
-    location: tuple[str | int, ...] = ("body", *_parts(path["path"])) if path else ("body",)
-    message = _PATH.sub("", text)
-    if missing := _MISSING.search(message):
+    # The last one: what comes before may quote the client.
+    message, _, path = text.rpartition(" - at `$")
+    location = ("body", *_parts(path)) if message else ("body",)
+    message = message or text
+    if missing := _MISSING.match(message):
         return InvalidField((*location, missing["field"]), "Field required", kind="missing")
-    if unknown := _UNKNOWN.search(message):
+    if unknown := _UNKNOWN.match(message):
         return InvalidField((*location, unknown["field"]), "There is no such field", kind="extra_forbidden")
     return InvalidField(location, message, kind="type_error")
 
@@ -73,37 +87,49 @@ def _invalid(text: str) -> InvalidField:
 def _parts(path: str) -> list[str | int]:
     """`.files[...]` -> files; `.names[3]` -> names, 3."""
     parts: list[str | int] = []
-    for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         parts.append(int(index) if index else name)
     return parts
 
 
 def _malformed(data: bytes, error: Exception) -> InvalidField:
-    """What is not JSON at all; and strings that JSON can spell but Unicode cannot hold, by the field they are in."""
+    """What is not JSON at all; and what some clients write in JSON although it has no word for it, by the field it is in."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
         value = None
-    field = _surrogate_field(value) if isinstance(value, dict) else None
-    if field is not None:
-        return InvalidField(("body", *field), "contains a lone surrogate, which is no character", kind="string_unicode")
-    return InvalidField(("body",), f"JSON decode error: {error}", kind="json_invalid")
+    found = _unspeakable(value) if isinstance(value, dict) else None
+    if found is None:
+        return InvalidField(("body",), f"JSON decode error: {error}", kind="json_invalid")
+    path, message, kind = found
+    return InvalidField(("body", *path), message, kind=kind)
 
 
-def _surrogate_field(value: Any, path: tuple[str | int, ...] = ()) -> tuple[str | int, ...] | None:
-    if isinstance(value, str):
-        return path if not _is_unicode(value) else None
-    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        if isinstance(key, str) and not _is_unicode(key):
-            return (*path, ascii(key))
-        if (found := _surrogate_field(inner, (*path, key))) is not None:
-            return found
+def _unspeakable(body: dict[str, Any]) -> tuple[tuple[str | int, ...], str, str] | None:
+    """Where the first NaN, infinity or lone surrogate is, and what to say of it. Needs no more stack for deeper bodies."""
+    ahead: list[tuple[tuple[str | int, ...], Any]] = [((), body)]
+    while ahead:
+        path, value = ahead.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return path, f"is {value}, which JSON has no number for; give a finite one", "finite_number"
+        if isinstance(value, str) and not _is_unicode(value):
+            return path, "contains a lone surrogate, which is no character", "string_unicode"
+        items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inner: list[tuple[tuple[str | int, ...], Any]] = []
+        for key, below in items:
+            if isinstance(key, str) and not _is_unicode(key):
+                return (*path, ascii(key)), "contains a lone surrogate, which is no character", "string_unicode"
+            inner.append(((*path, key), below))
+        ahead += reversed(inner)
     return None
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def code(text: str) -> bytes:
@@ -134,18 +160,29 @@ def files(field: str, given: Mapping[str, str | None]) -> tuple[tuple[str, bytes
     """Files to place: base64 by name. Raises InvalidField, naming the file."""
     if len(given) > FILES_MAX:
         raise InvalidField(("body", field), f"holds {len(given)} files; at most {FILES_MAX}")
-    decoded = []
+    decoded, places = [], []
     for name, content in given.items():
         if content is None or IGNORED_FILE in name:
             continue
-        place = paths.resolve(name)
+        place = _place(name)
         if isinstance(place, str):
-            raise InvalidField(("body", field, _shown(name)), f"the name {paths.FAULTS[place]}", _shown(name))
+            raise InvalidField(("body", field, _shown(name)), f"the name {place}", _shown(name))
+        places.append((place.scratch or b"", place.path, _shown(name)))
         try:
             decoded.append((name, base64.b64decode(content, validate=True)))
         except (binascii.Error, ValueError):
             raise InvalidField(("body", field, _shown(name)), "the content is not base64") from None
+    _check_each_has_its_own_place(field, sorted(places))
     return tuple(decoded)
+
+
+def _check_each_has_its_own_place(field: str, places: list[tuple[bytes, tuple[bytes, ...], str]]) -> None:
+    """Which of `a` and `a/b`, or of `a` and `./a`, stays would depend on an order that no history records."""
+    # In this order what lies below a file comes directly after it.
+    for (scratch, path, name), (next_scratch, next_path, next_name) in pairwise(places):
+        if scratch == next_scratch and path == next_path[: len(path)]:
+            fault = "is the same file as" if path == next_path else "lies below a file,"
+            raise InvalidField(("body", field, next_name), f"{fault} {name!r}", next_name)
 
 
 def fetch(field: str, names: list[str]) -> tuple[str, ...]:
@@ -153,10 +190,20 @@ def fetch(field: str, names: list[str]) -> tuple[str, ...]:
     if len(names) > FILES_MAX:
         raise InvalidField(("body", field), f"holds {len(names)} names; at most {FILES_MAX}")
     for position, name in enumerate(names):
-        place = paths.resolve(name)
-        if isinstance(place, str) and place not in ("outside", "reserved"):
-            raise InvalidField(("body", field, position), f"the name {paths.FAULTS[place]}", _shown(name))
+        fault = _place(name)
+        if isinstance(fault, str) and fault not in _NOT_THERE:
+            raise InvalidField(("body", field, position), f"the name {fault}", _shown(name))
     return tuple(dict.fromkeys(names))
+
+
+def _place(name: str) -> Place | str:
+    """Where a name leads in the sandbox, or what is wrong with it, in words."""
+    place = paths.resolve(name)
+    if isinstance(place, str):
+        return paths.FAULTS[place]
+    if len(place.path) > DEPTH_MAX:
+        return f"leads through {len(place.path)} directories; at most {DEPTH_MAX}"
+    return place
 
 
 def _shown(name: str) -> str:

@@ -16,6 +16,8 @@ from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
+QUOTED_CHARACTERS_MAX = 500
+LOCATION_PARTS_MAX = 20
 
 _COMPATIBLE = {
     SessionMissing: 410,
@@ -74,11 +76,17 @@ def _own(error: web.HTTPException, native: bool) -> web.Response:
 
 
 def _invalid(error: InvalidField, native: bool) -> web.Response:
+    location = [_short(part) for part in error.location[:LOCATION_PARTS_MAX]]
     if native:
-        field = ".".join(str(part) for part in error.location[1:])
-        return answer({"error": {"code": error.code, "message": str(error), "field": field}}, 422)
-    detail = {"type": error.kind, "loc": list(error.location), "msg": error.message, "input": error.value}
+        field = ".".join(str(part) for part in location[1:])
+        return answer({"error": {"code": error.code, "message": _short(str(error)), "field": field}}, 422)
+    detail = {"type": error.kind, "loc": location, "msg": _short(error.message), "input": _short(error.value)}
     return answer({"detail": [detail]}, 422)
+
+
+def _short(value: object) -> object:
+    """A refusal quotes what was sent, but does not send it all back."""
+    return value[:QUOTED_CHARACTERS_MAX] if isinstance(value, str) else value
 
 
 def _shape(status: int, code: str, message: str, native: bool) -> web.Response:

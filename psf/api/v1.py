@@ -21,6 +21,7 @@ from psf.api.schemas import (
     RollbackRequest,
 )
 from psf.errors import InvalidField
+from psf.sessions import FORKS_MAX
 from store.interfaces import Move
 from store.snapshot import Snapshot
 
@@ -75,9 +76,11 @@ def _entry(move: Move, snapshot: Snapshot) -> LogEntry:
 def _names(body: ForkRequest) -> tuple[str | None, ...]:
     if body.names is None:
         count = 1 if body.count is None else body.count
-        if not 1 <= count <= 10_000:
-            raise InvalidField(("body", "count"), "must be between 1 and 10000", count)
+        if not 1 <= count <= FORKS_MAX:
+            raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", count)
         return (None,) * count
+    if not 1 <= len(body.names) <= FORKS_MAX:
+        raise InvalidField(("body", "names"), f"must be between 1 and {FORKS_MAX} names", len(body.names))
     if body.count is not None and body.count != len(body.names):
         raise InvalidField(("body", "count"), f"is {body.count}, but there are {len(body.names)} names", body.count)
     for position, name in enumerate(body.names):

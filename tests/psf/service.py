@@ -1,0 +1,75 @@
+"""A session service over a real store and a scripted executor, with a clock that is set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from executors.fake import FakeExecutor, Script
+from executors.interfaces import Executor, Request
+from psf import runtimes
+from psf.record import Order
+from psf.runtimes import Runtimes
+from psf.sessions import SessionService
+from store.local import LocalStore
+
+TENANT = "local"
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def play(request: Request) -> Script:
+    """A program is `name=content` for a file to write, or a word to print."""
+    text = request.program.decode()
+    name, equals, content = text.partition("=")
+    return Script(writes={name: content.encode()}) if equals else Script(stdout=request.program)
+
+
+class Bench:
+    """Store, clock and service; `reopen` is what a restart is."""
+
+    def __init__(self, root: Path, wrap: Callable[[Executor], Executor] = lambda executor: executor) -> None:
+        self._root, self._wrap, self.clock = root, wrap, Clock()
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.store = LocalStore(self._root)
+        self.fake = FakeExecutor(self.store.objects, play)
+        self.service = self.another()
+
+    def another(self) -> SessionService:
+        """A further service on the same store, as another process has it."""
+        table = Runtimes(runtimes.load(), "/usr/bin/python3", None, b"system")
+        return SessionService(
+            self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
+            sandbox="fake", run_facts={"sandbox": "fake"}, clock=self.clock,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.store.close()
+
+    async def session(self, runtime: str = "python", ttl_s: float = 100.0) -> str:
+        return (await self.service.create(runtime, ttl_s, TENANT)).session_id
+
+    async def step(self, session_id: str, code: str, runtime: str | None = None) -> str:
+        """Execute under keep "all"; the new head in digits."""
+        order = Order(code=code.encode(), runtime=runtime, keep="all")
+        snapshot = (await self.service.execute(session_id, TENANT, order)).snapshot
+        assert snapshot is not None
+        return snapshot.hex()
+
+    async def head(self, session_id: str) -> str:
+        return (await self.service.get(session_id, TENANT, retained=True)).head.hex()
+
+    async def moves(self, session_id: str) -> list[str]:
+        """Kinds of the moves, oldest first."""
+        log = await self.service.log(session_id, TENANT, before=None, limit=1000)
+        return [move.kind for move, _ in reversed(log)]

@@ -1,0 +1,73 @@
+"""The command line: exit statuses, and one line that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import psf
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "psf.cli", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The one line on stderr."""
+    assert done.returncode == status, done
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("psf: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_the_version_is_told() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"psf {psf.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("serve", "--prot", "1"), ("demo", "extra")])
+def test_what_is_not_understood_is_answered_with_usage(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: psf")
+
+
+def test_a_wrong_setting_is_status_2(tmp_path: Path) -> None:
+    assert "PSF_SLOTS" in refused(run("serve", "--store", str(tmp_path), PSF_SLOTS="x"), 2)
+
+
+def test_a_port_that_is_taken_is_status_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", port), 1)
+    assert port in line
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    line = refused(run("serve", "--store", str(tmp_path), "--port", "0"), 1)
+    assert "--store" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write below /usr")
+def test_a_store_that_programs_could_read_is_refused() -> None:
+    line = refused(run("serve", "--store", "/usr/share/psf-test-store", "--port", "0"), 1)
+    assert "/usr" in line
+    assert not Path("/usr/share/psf-test-store").exists()
+
+
+def test_an_interpreter_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--interpreter", "/no/python"), 1)
+    assert "/no/python" in line
+    assert "interpreter" in line

@@ -1,0 +1,115 @@
+"""Settings: where they come from, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psf import config
+from psf.config import Settings
+from psf.errors import ConfigurationError
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "host": ("localhost", "localhost"), "port": ("9", 9), "store": ("/s", "/s"), "allow_unauthenticated": ("true", True),
+    "allowed_hosts": ("a,b", ("a", "b")), "slots": ("3", 3), "queue_patience_s": ("0.5", 0.5), "body_bytes_max": ("9", 9),
+    "retention_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("r.toml", "r.toml"),
+    "read_only_paths": ("/a,/b", ("/a", "/b")), "bubblewrap": ("/b", "/b"), "sandbox_uid": ("77", 77),
+    "workspace": ("copy", "copy"), "memory_bytes": ("5", 5), "memory_bytes_max": ("6", 6), "wall_time_s_max": ("7", 7.0),
+    "processes": ("8", 8), "output_kept_bytes": ("9", 9), "output_flood_bytes": ("10", 10), "file_bytes": ("11", 11),
+    "scratch_bytes": ("12", 12), "log_level": ("debug", "debug"),
+}  # fmt: skip
+each_setting = pytest.mark.parametrize("name", VALUES)
+
+
+def flags(*arguments: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    config.add_flags(parser)
+    return vars(parser.parse_args(arguments))
+
+
+def flag(name: str) -> list[str]:
+    text, value = VALUES[name]
+    option = "--" + name.replace("_", "-")
+    return [option] if value is True else [option, text]
+
+
+def in_toml(name: str) -> str:
+    value = VALUES[name][1]
+    shown = str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value
+    return f"{name} = {shown!r}\n" if not isinstance(value, bool) else f"{name} = {shown}\n"
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(VALUES) == set(Settings.__struct_fields__)
+
+
+@each_setting
+def test_a_setting_can_be_given_by_flag_by_variable_and_by_file(name: str, tmp_path: Path) -> None:
+    text, value = VALUES[name]
+    file = tmp_path / "psf.toml"
+    file.write_text(in_toml(name))
+    for settings in (
+        config.load(flags(*flag(name)), {}),
+        config.load({}, {f"PSF_{name.upper()}": text}),
+        config.load({}, {"PSF_CONFIG": str(file)}),
+        config.load(flags("--config", str(file)), {}),
+    ):
+        assert getattr(settings, name) == value
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "psf.toml"
+    file.write_text("port = 1\nslots = 1\nprocesses = 1\n")
+    environment = {"PSF_CONFIG": str(file), "PSF_PORT": "2", "PSF_SLOTS": "2"}
+    settings = config.load(flags("--port", "3"), environment)
+    assert (settings.port, settings.slots, settings.processes) == (3, 2, 1)
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert config.load({}, {"HOME": "/h", "PATH": "/bin"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "words"),
+    [
+        (["--port", "x"], {}, ["--port"]),
+        (["--port", "70000"], {}, ["port", "65535"]),
+        (["--port", "-1"], {}, ["port"]),
+        ([], {"PSF_SLOTS": "many"}, ["PSF_SLOTS"]),
+        ([], {"PSF_SLOTS": "-1"}, ["slots"]),
+        ([], {"PSF_PROT": "1"}, ["PSF_PROT", "prot", "psf serve --help"]),
+        ([], {"PSF_QUEUE_PATIENCE_S": "nan"}, ["queue_patience_s"]),
+        ([], {"PSF_QUEUE_PATIENCE_S": "0"}, ["queue_patience_s"]),
+        ([], {"PSF_MEMORY_BYTES": "0"}, ["memory_bytes"]),
+        ([], {"PSF_WORKSPACE": "zfs"}, ["PSF_WORKSPACE"]),
+        ([], {"PSF_LOG_LEVEL": "loud"}, ["PSF_LOG_LEVEL"]),
+        ([], {"PSF_ALLOW_UNAUTHENTICATED": "maybe"}, ["PSF_ALLOW_UNAUTHENTICATED"]),
+        (["--host", "0.0.0.0"], {}, ["host", "--allow-unauthenticated"]),
+        (["--config", "/nowhere/psf.toml"], {}, ["/nowhere/psf.toml"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_where_it_came_from(
+    given: list[str], environment: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(flags(*given), environment)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("text", ["port = ", "prot = 1", "port = 'x'", "[port]\na = 1", "port = -1"])
+def test_a_wrong_line_of_the_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "psf.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"psf\.toml|port"):
+        config.load({}, {"PSF_CONFIG": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.1.1.1", False)],
+)
+def test_loopback_is_known(host: str, expected: bool) -> None:
+    assert config.is_loopback(host) is expected
