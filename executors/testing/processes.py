@@ -138,7 +138,9 @@ class ProcessesContract:
     async def test_a_program_begins_with_every_signal_at_its_default(self, hangup_ignored: None, trial: Trial) -> None:
         """Else `yes | head` would complain, and a program could not be interrupted."""
         result = await trial.run("grep", "-E", "SigIgn|SigBlk", "/proc/self/status")
-        assert {int(line.split()[1], 16) for line in result.stdout.data.splitlines()} == {0}
+        # 32 and 33 belong to the C library, which lets nobody set them and sets them itself where it needs them.
+        libc = 1 << 31 | 1 << 32
+        assert {int(line.split()[1], 16) & ~libc for line in result.stdout.data.splitlines()} == {0}
 
     async def test_what_a_run_took_is_measured(self, trial: Trial) -> None:
         source = "import time; data = b'x' * (30 << 20)\nwhile time.process_time() < 0.3: pass"
