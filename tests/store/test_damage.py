@@ -13,17 +13,7 @@ from store.files import Files
 from store.ids import Kind
 from store.index import PACK_HEADER
 from store.packs import LARGE_BYTES, PackObjects
-
-
-def filled(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[bytes]:
-    """A closed store with one sync for each content."""
-    store = PackObjects(root, Files(), seal_bytes=seal_bytes)
-    names = []
-    for content in contents:
-        names.append(store.put(Kind.BLOB, content))
-        store.sync()
-    store.close()
-    return names
+from tests.store.workbench import filled
 
 
 def test_a_flipped_bit_in_a_pack_never_gives_wrong_bytes(tmp_path: Path) -> None:

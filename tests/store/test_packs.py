@@ -20,6 +20,7 @@ from store.interfaces import Objects
 from store.packs import LARGE_BYTES, PENDING_BYTES_MAX, PackObjects
 from store.testing import ObjectsContract
 from tests.store.live import as_user
+from tests.store.workbench import filled
 
 
 class TestPackObjects(ObjectsContract):
@@ -51,17 +52,6 @@ def opened(tmp_path: Path) -> Iterator[list[PackObjects]]:
 
 def packs(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "packs").iterdir())
-
-
-def filled(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[bytes]:
-    """A closed store with one sync for each content."""
-    store = PackObjects(root, Files(), seal_bytes=seal_bytes)
-    names = []
-    for content in contents:
-        names.append(store.put(Kind.BLOB, content))
-        store.sync()
-    store.close()
-    return names
 
 
 def test_a_torn_tail_is_cut_at_the_last_whole_record_wherever_it_tore(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from store.capture import Captured, load_tree
 from store.files import Files, Owner
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
+from store.packs import PackObjects
 from store.pool import Workspaces
 from store.tree import EMPTY_TREE, EntryKind
 from store.workspace import OverlayMount, Workspace, WorkspaceSettings
@@ -89,3 +90,14 @@ def contents(objects: Objects, tree: TreeId = EMPTY_TREE) -> dict[bytes, bytes |
         path: b"-> " + seen.content if seen.kind == stat.S_IFLNK and seen.content is not None else seen.content
         for path, seen in _below(objects, tree, b"", 0).items()
     }
+
+
+def filled(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[bytes]:
+    """A closed store with one sync for each content."""
+    store = PackObjects(root, Files(), seal_bytes=seal_bytes)
+    names = []
+    for content in contents:
+        names.append(store.put(Kind.BLOB, content))
+        store.sync()
+    store.close()
+    return names
