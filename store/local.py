@@ -10,8 +10,11 @@ workspaces/     live directories (store.pool); may be removed whenever no psf ru
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from store import files as files_module
 from store.errors import StoreUnusable
 from store.files import PRIVATE_DIRECTORY_MODE, Files
 from store.heads import FileLeases, SqliteHeads
@@ -34,7 +37,9 @@ class LocalStore:
     def __init__(self, root: Path, files: Files | None = None) -> None:
         self.root, self._files = root, files or Files()
         try:
-            self._open()
+            self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
+            with _turn(root):
+                self._open()
         except OSError as error:
             raise StoreUnusable(f"the store folder {root} cannot be used: {error.strerror}") from None
 
@@ -46,7 +51,6 @@ class LocalStore:
         self.objects.close()
 
     def _open(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
         self._check_format()
         self.root.chmod(PRIVATE_DIRECTORY_MODE)
         self.objects = PackObjects(self.root, self._files)
@@ -65,8 +69,7 @@ class LocalStore:
                     f"{self.root} holds a store of another format; this psf reads {FORMAT.decode().strip()}"
                 )
             return
-        # Looked at again: another process may have made the store between the two looks.
-        if any(self.root.iterdir()) and not path.exists():
+        if any(self.root.iterdir()):
             raise StoreUnusable(f"{self.root} is neither a psf store nor empty; choose another folder with --store")
         descriptor = self._files.unnamed(str(self.root))
         try:
@@ -76,3 +79,14 @@ class LocalStore:
         finally:
             os.close(descriptor)
         self._files.sync_directory(str(self.root))
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One opens at a time: two that make a store at once would trip over each other, and SQLite waits for nobody then."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        files_module.lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
