@@ -47,7 +47,7 @@ class FakeExecutor:
             (),
             Usage(0.001),
         )
-        return Result(tree, ((request.stages[-1].name, run),), fetched, (), (), warm=False)
+        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False)
 
     async def close(self) -> None:
         self.closed = True

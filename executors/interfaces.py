@@ -125,13 +125,15 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a step left: the tree afterwards, the stages that ran, the files asked for by the names they were asked under."""
+    """What a step left: the tree afterwards, the stages that ran, the files asked for by the names they were asked under.
+
+    A limit that capture reached (entries, bytes) counts as reached by the last stage.
+    """
 
     tree: TreeId
     stages: tuple[tuple[str, RunResult], ...]
     fetched: dict[str, bytes]
     left_out: tuple[LeftOut, ...]
-    hit: tuple[str, ...]
     warm: bool
 
 

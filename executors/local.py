@@ -123,10 +123,9 @@ class LocalExecutor:
         self._workspaces.release(workspace, tree, captured)
         return Result(
             TreeId(tree),
-            stages,
+            _with_hit(stages, captured.hit) if captured else stages,
             gathered.fetched,
             (*gathered.left_out, *(captured.left_out if captured else ())),
-            captured.hit if captured else (),
             workspace.warm,
         )
 
@@ -185,3 +184,9 @@ class LocalExecutor:
 def _resolved(name: str) -> Place | None:
     place = paths.resolve(name)
     return None if isinstance(place, str) else place
+
+
+def _with_hit(stages: tuple[tuple[str, RunResult], ...], hit: tuple[str, ...]) -> tuple[tuple[str, RunResult], ...]:
+    """The stages, the last of which also reached the limits `hit`."""
+    *earlier, (name, run) = stages
+    return (*earlier, (name, msgspec.structs.replace(run, hit=tuple(sorted({*run.hit, *hit})))))

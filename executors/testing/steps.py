@@ -46,7 +46,7 @@ class StepsContract(HistoryFixtures):
     async def test_everything_a_program_leaves_is_captured(self, history: History) -> None:
         result = await history.shell(START)
         assert (result.stages[0][0], result.stages[0][1].exit_code) == ("run", 0)
-        assert (result.left_out, result.hit, result.fetched) == ((), (), {})
+        assert (result.left_out, result.stages[0][1].hit, result.fetched) == ((), (), {})
         assert history.contents() == STARTED
         assert await history.says("./run; cat link") == "ran\n2"
 

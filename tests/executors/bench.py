@@ -16,12 +16,14 @@ from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
 from executors.local import LocalExecutor
 from executors.profile import Profile, User
 from executors.testing import MakeExecutor
+from store.capture import CaptureLimits
 from store.files import Files
 from store.interfaces import Objects
 from store.pool import Workspaces
 from store.workspace import WorkspaceSettings
 
 Kind = Literal["overlay", "copy"]
+ORDINARY = CaptureLimits()
 
 
 @functools.cache
@@ -55,9 +57,11 @@ def maker(folder: Path, kind: Kind) -> MakeExecutor:
 
 
 @asynccontextmanager
-async def local_executor(folder: Path, objects: Objects, kind: Kind) -> AsyncIterator[LocalExecutor]:
+async def local_executor(
+    folder: Path, objects: Objects, kind: Kind, limits: CaptureLimits = ORDINARY
+) -> AsyncIterator[LocalExecutor]:
     async with bubblewrap(folder, kind) as sandbox:
-        settings = WorkspaceSettings(kind, profile().privileged, owner())
+        settings = WorkspaceSettings(kind, profile().privileged, owner(), limits)
         pool = Workspaces(folder / "workspaces", objects, Files(), settings)
         executor = LocalExecutor(sandbox, pool, objects, owner())
         try:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from executors.interfaces import Sandbox
-from executors.testing import ExecutorContract, MakeExecutor, SandboxContract
+from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
+from store.capture import CaptureLimits
 from store.files import Owner
+from store.memory import MemoryObjects
 from tests.executors import bench
 
 
@@ -38,3 +40,13 @@ class TestExecutorWithCopies(ExecutorContract):
     @pytest.fixture
     def make_executor(self, tmp_path: Path) -> MakeExecutor:
         return bench.maker(tmp_path, "copy")
+
+
+async def test_a_capture_that_reaches_its_limit_says_so_in_the_outcome(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    async with bench.local_executor(tmp_path, objects, "overlay", CaptureLimits(entries=2)) as executor:
+        history = History(executor, objects)
+        result = await history.shell("touch a b c")
+        assert result.stages[-1][1].hit == ("inodes",)
+        assert [(left.path, left.reason) for left in result.left_out] == [(b"c", "more than 2 changed entries")]
+        assert sorted(history.contents()) == ["a", "b"]

@@ -43,7 +43,7 @@ def ran(usage: Usage = USAGE, **fields: Any) -> RunResult:
 
 
 def result(*stages: tuple[str, RunResult], warm: bool = False, left_out: tuple[LeftOut, ...] = ()) -> Result:
-    return Result(EMPTY_TREE, stages, {}, left_out, (), warm)
+    return Result(EMPTY_TREE, stages, {}, left_out, warm)
 
 
 def test_a_step_names_its_bytes_which_lie_in_the_store() -> None:
