@@ -7,8 +7,10 @@ helper's program and the tests' handle on it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pickle
+import select
 import shutil
 import socket
 import stat
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+PATIENCE_S = 60.0
 Operation = tuple[Any, ...]
 """A verb and its arguments; see `_OPERATIONS`. Paths are bytes below the work directory."""
 
@@ -76,6 +79,9 @@ class Live:
         # Plain tuples only: the helper knows this module by another name.
         pickle.dump((tuple(request[0]), *request[1:]), self._process.stdin)
         self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
+            self._process.kill()
+            raise TimeoutError(f"the helper does not come back from {request}")
         answer = pickle.load(self._process.stdout)
         if isinstance(answer, Exception):
             raise answer
@@ -236,8 +242,12 @@ def _attempt(operation: Operation) -> int:
     return 0
 
 
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK
+"""A FIFO that an earlier operation made has no reader, and would be waited for for ever."""
+
+
 def _write(path: bytes, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY, 0o644)
     try:
         os.write(descriptor, data)
     finally:
@@ -245,7 +255,7 @@ def _write(path: bytes, data: bytes) -> None:
 
 
 def _append(path: bytes, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _SAFELY)
     try:
         os.write(descriptor, data)
     finally:
@@ -253,6 +263,9 @@ def _append(path: bytes, data: bytes) -> None:
 
 
 def _remove_tree(path: bytes) -> None:
+    # rmtree opens what it is given, and would wait for ever for the writer of a FIFO.
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     shutil.rmtree(path)
 
 
