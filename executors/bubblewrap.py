@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import resource
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +19,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from executors.completion import completed
 from executors.errors import SandboxBroken
-from executors.interfaces import Capabilities, Cell, Job, RunResult, Usage
-from executors.launcher import Launcher
+from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
+from executors.launcher import Answer, Launcher
 from executors.output import Reader, Writer
 from executors.paths import SCRATCH, WORK
 from executors.profile import TOOLS, Profile
+from store.files import Files
 from store.snapshot import Ending, Limits
 from store.workspace import BindMount, OverlayMount
 
@@ -34,11 +37,14 @@ _PROCESSES_OF_OURS = 2
 
 
 class BubblewrapSettings(msgspec.Struct, frozen=True):
-    """`workspace`: overlay where it works, copy where it does not ("auto"), or one of them by force."""
+    """`workspace`: overlay where it works, copy where it does not ("auto"), or one of them by force.
+
+    `probe_parent` is a folder of the file system that workspaces will lie on: whether overlays work is tried there.
+    """
 
     bwrap: str
     libraries: tuple[str, ...]
-    probe_folder: Path
+    probe_parent: Path
     workspace: Literal["auto", "overlay", "copy"] = "auto"
 
 
@@ -68,13 +74,17 @@ class BubblewrapSandbox:
         launcher = await self._living_launcher()
         name = f"cell-{next(self._numbers)}"
         scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _scratch_folders()}
-        _, descriptors = await launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
-        cell = _BubblewrapCell(self._profile, self._facts, launcher, name, descriptors[0])
+
+        async def close(answer: Answer) -> None:
+            os.close(answer[1][0])
+            await launcher.ask("close", [], cell=name)
+
+        opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
+        answer = await completed(opening, undo=close)
         try:
-            yield cell
+            yield _BubblewrapCell(self._profile, self._facts, launcher, name, answer[1][0])
         finally:
-            os.close(cell.scratch)
-            await asyncio.shield(asyncio.ensure_future(launcher.ask("close", [], cell=name)))
+            await completed(close(answer))
 
     async def close(self) -> None:
         if not self._closed:
@@ -86,9 +96,12 @@ class BubblewrapSandbox:
         async with self._restarting:
             if not self._launcher.alive and not self._closed:
                 _log.error("the sandbox launcher died; starting another")
-                await self._launcher.close()
-                self._launcher, self._facts = await _start_launcher(self._profile, self._settings)
+                await completed(self._restart())
         return self._launcher
+
+    async def _restart(self) -> None:
+        await self._launcher.close()
+        self._launcher, self._facts = await _start_launcher(self._profile, self._settings)
 
 
 class _BubblewrapCell:
@@ -115,17 +128,19 @@ class _BubblewrapCell:
                 answer, _ = await asyncio.shield(asked)
             except asyncio.CancelledError:
                 kill()
-                await asyncio.wait([asked], timeout=_KILL_PATIENCE_S)
+                await completed(asyncio.wait([asked], timeout=_KILL_PATIENCE_S))
                 raise
             for end in ends:
                 end.handed_over()
-            stdout, stderr = [await reader.output() for reader in readers]
+            stdout, stderr = [reader.output() for reader in readers]
         finally:
             for end in ends:
                 end.close()
         if not answer["started"]:
-            _log.error("bwrap did not start: %s", stderr.data.decode(errors="replace"))
-            raise SandboxBroken("the sandbox could not be set up; the server's log says why")
+            if not _out_of_memory(answer):
+                _log.error("bwrap did not start: %s", stderr.data.decode(errors="replace"))
+                raise SandboxBroken("the sandbox could not be set up; the server's log says why")
+            stdout = stderr = Output()  # of bwrap, which had no room to bring the program up
         ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
         usage = answer["usage"] or [0, 0, None, None]
         hit = [
@@ -157,17 +172,21 @@ class _BubblewrapCell:
 
 
 async def _start_launcher(profile: Profile, settings: BubblewrapSettings) -> tuple[Launcher, dict[str, Any]]:
-    settings.probe_folder.mkdir(parents=True, exist_ok=True)
+    files, probe_folder = Files(), settings.probe_parent / f"probe-{secrets.token_hex(8)}"
     setup = {
         "uid": profile.user.uid,
         "gid": profile.user.gid,
         "bwrap": settings.bwrap,
         "bwrap_libraries": settings.libraries,
-        "probe_folder": str(settings.probe_folder),
+        "probe_folder": str(probe_folder),
         "texts": {f"root{path}": text for path, text in profile.texts},
         "binds": {_staged(target): source for source, target in profile.binds if not _is_reachable(source)},
     }
-    return await Launcher.start(setup, profile.filter_program)
+    probe_folder.mkdir(parents=True)
+    try:
+        return await Launcher.start(setup, profile.filter_program)
+    finally:
+        await asyncio.to_thread(files.remove_tree, os.fsencode(probe_folder))
 
 
 def _is_reachable(path: str) -> bool:
@@ -245,6 +264,8 @@ def _resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, 
 
 def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, int | None]:
     """How the first process ended: ending, exit code, signal. Pure."""
+    if not answer["started"]:
+        return Ending.OUT_OF_MEMORY, None, signal.SIGKILL
     code = os.waitstatus_to_exitcode(answer["status"])
     if not answer["exact"] and code > 128:
         code = 128 - code
@@ -253,11 +274,16 @@ def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, 
         return Ending.TIMED_OUT, None, None
     if flooded:
         return Ending.OUTPUT_LIMIT, None, None
-    if died_by == signal.SIGKILL and answer["usage"] and answer["usage"][0]:
+    if died_by == signal.SIGKILL and _out_of_memory(answer):
         return Ending.OUT_OF_MEMORY, None, died_by
     if died_by is not None:
         return Ending.SIGNALLED, None, died_by
     return Ending.EXITED, code, None
+
+
+def _out_of_memory(answer: dict[str, Any]) -> bool:
+    """Whether the group's limit on memory killed something of the run."""
+    return bool(answer["usage"]) and answer["usage"][0] > 0
 
 
 def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[str, Any]) -> Capabilities:

@@ -20,6 +20,11 @@ class SandboxBroken(ExecutorError):
 
     code = "sandbox_broken"
 
+    def __init__(self, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+        """What is for the log only: it may name paths of the host."""
+
 
 class Overloaded(ExecutorError):
     """Every slot was taken for as long as the caller was ready to wait."""

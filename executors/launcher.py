@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from executors.launcher_process import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
 
 REQUEST_BYTES_MAX = 192 << 10
 """One request, which is little more than a job's arguments and environment; the kernel takes no larger datagram from a plain user."""
+_log = logging.getLogger(__name__)
 _PROCESS = Path(__file__).with_name("launcher_process.py")
 _STOP_PATIENCE_S = 10.0
 
@@ -61,7 +63,8 @@ class Launcher:
             facts, _ = await launcher.ask("setup", [descriptor] if filter_program else [], **setup)
         except (SandboxBroken, OSError) as error:
             await launcher.close()
-            raise SandboxUnavailable(f"the sandbox launcher could not be set up: {error}") from None
+            reason = getattr(error, "detail", None) or error
+            raise SandboxUnavailable(f"the sandbox launcher could not be set up: {reason}") from None
         finally:
             os.close(descriptor)
         return launcher, facts
@@ -89,7 +92,8 @@ class Launcher:
         if "error" in answer:
             for descriptor in received:
                 os.close(descriptor)
-            raise SandboxBroken(answer["error"])
+            _log.error("the sandbox launcher could not %s: %s", operation, answer["error"])
+            raise SandboxBroken("the sandbox failed; the server's log says why", detail=answer["error"])
         return answer, received
 
     async def tell(self, operation: str, number: int) -> None:

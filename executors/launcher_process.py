@@ -63,13 +63,15 @@ class Launcher:
                 pass
         finally:
             for job in self._jobs.values():
-                job.kill()
+                job.kill_now()
             if self._cgroups is not None:
                 self._cgroups.close()
 
     def _step(self) -> bool:
         """Wait for one thing to happen and act on it; False when the server is gone."""
         for key, _ in self._selector.select(self._patience_s()):
+            if self._selector.get_map().get(key.fd) is not key:
+                continue  # nobody waits for it any more: what came before it in this round ended its job
             if key.data is None:
                 if not self._receive():
                     return False
@@ -79,7 +81,7 @@ class Launcher:
         for job in self._jobs.values():
             if job.deadline_s is not None and job.deadline_s <= now_s:
                 job.timed_out, job.deadline_s = True, None
-                job.kill()
+                job.kill_now()
         return True
 
     def _patience_s(self) -> float | None:
@@ -213,29 +215,43 @@ class Launcher:
         if self._cgroups is not None:
             group = self._cgroups.create(message["memory_bytes"], message["group_processes"])
         job = Job(message, group)
-        job.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        job.gate.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        job.info, inner_info = os.pipe()
-        inner = [
-            *descriptors[:3],
-            inner_gate.fileno(),
-            _memory_file(b"".join(argument.encode() + b"\0" for argument in message["arguments"])),
-            inner_info,
-            _memory_file(self._filter),
-        ]
-        entrances = group.open_entrances() if group else []
         try:
+            self._fork(job, message, descriptors)
+        except OSError:
+            job.close()
+            if group is not None:
+                group.remove()
+            raise
+        job.outer_pidfd = os.pidfd_open(job.outer_pid)
+        self._jobs[job.identity] = job
+        assert job.gate is not None
+        self._watch(job.gate.fileno(), lambda: self._release(job))
+        self._watch(job.outer_pidfd, lambda: self._outer_ended(job))
+
+    def _fork(self, job: Job, message: Message, descriptors: list[int]) -> None:
+        with contextlib.ExitStack() as ours:
+
+            def closed_here(descriptor: int) -> int:
+                ours.callback(os.close, descriptor)
+                return descriptor
+
+            job.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours.enter_context(inner_gate)
+            job.gate.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            job.info, inner_info = os.pipe()
+            closed_here(inner_info)
+            arguments = b"".join(argument.encode() + b"\0" for argument in message["arguments"])
+            inner = [
+                *descriptors[:3],
+                inner_gate.fileno(),
+                closed_here(_memory_file(arguments)),
+                inner_info,
+                closed_here(_memory_file(self._filter)),
+            ]
+            entrances = [closed_here(entrance) for entrance in job.group.open_entrances()] if job.group else []
             job.outer_pid = os.fork()
             if job.outer_pid == 0:
                 self._become_bwrap(message, inner, entrances)
-        finally:
-            inner_gate.close()
-            for descriptor in (*inner[4:], *entrances):
-                os.close(descriptor)
-        job.outer_pidfd = os.pidfd_open(job.outer_pid)
-        self._jobs[job.identity] = job
-        self._watch(job.gate.fileno(), lambda: self._release(job))
-        self._watch(job.outer_pidfd, lambda: self._outer_ended(job))
 
     def _become_bwrap(self, message: Message, inner: list[int], entrances: list[int]) -> None:
         """In the forked child: limits, groups, identity, descriptors, exec. Never returns."""
@@ -275,10 +291,13 @@ class Launcher:
             try:
                 job.program_pidfd = os.pidfd_open(pid)
                 job.init_pidfd = os.pidfd_open(json.loads(os.read(job.info, 4096))["child-pid"])
-                gate.send(b"\n")
+                if not job.doomed:
+                    gate.send(b"\n")
             except (OSError, ValueError):
-                job.kill()
-                return
+                job.doomed = True
+        if job.doomed:
+            job.kill_now()
+            return
         job.started_s = time.monotonic()
         job.deadline_s = job.started_s + job.wall_time_s
 
@@ -300,8 +319,9 @@ class Launcher:
 
     def _init_ended(self, job: Job) -> None:
         self._selector.unregister(job.init_pidfd)
-        # Orphaned by bwrap, it is ours to reap: not every host's pid 1 does.
-        os.waitid(os.P_PIDFD, job.init_pidfd, os.WEXITED)
+        # Orphaned by bwrap, it is ours to reap: not every host's pid 1 does. When it died first, bwrap has reaped it.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, job.init_pidfd, os.WEXITED)
         self._finish(job)
 
     def _finish(self, job: Job) -> None:

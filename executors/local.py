@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
 
 from executors import paths
+from executors.completion import completed
 from executors.interfaces import Cell, Job, Request, Result, RunResult, Sandbox
 from executors.paths import Place
 from store.capture import Captured
@@ -55,15 +56,14 @@ class LocalExecutor:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="psf-store")
 
     async def execute(self, request: Request) -> Result:
-        workspace = await self._in_thread(lambda: self._acquire(request))
+        workspace = await self._in_thread(lambda: self._acquire(request), undo=self._discard)
         try:
             stages, gathered = await self._run(request, workspace)
-            result = await self._in_thread(lambda: self._capture(request, workspace, stages, gathered))
         except BaseException:
             # Cancelled or broken: whatever lies in it is not a known tree.
-            await asyncio.shield(self._in_thread(lambda: self._workspaces.discard(workspace)))
+            await self._discard(workspace)
             raise
-        return result
+        return await self._in_thread(lambda: self._capture(request, workspace, stages, gathered))
 
     async def close(self) -> None:
         await self._sandbox.close()
@@ -72,14 +72,14 @@ class LocalExecutor:
 
     # -- in a thread: the disk ----------------------------------------------------------------------------------------
 
-    async def _in_thread(self, act: Callable[[], _Value]) -> _Value:
+    async def _in_thread(
+        self, act: Callable[[], _Value], undo: Callable[[_Value], Awaitable[object]] | None = None
+    ) -> _Value:
         """The one seam between the asynchronous executor and the synchronous store. The act is never abandoned half-done."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, act)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        return await completed(asyncio.get_running_loop().run_in_executor(self._threads, act), undo)
+
+    async def _discard(self, workspace: Workspace) -> None:
+        await self._in_thread(lambda: self._workspaces.discard(workspace))
 
     def _acquire(self, request: Request) -> Workspace:
         workspace = self._workspaces.acquire(request.tree)
@@ -112,22 +112,30 @@ class LocalExecutor:
     def _capture(
         self, request: Request, workspace: Workspace, stages: tuple[tuple[str, RunResult], ...], gathered: _Gathered
     ) -> Result:
-        self._gather(request, workspace.view(), gathered, scratch=None)
-        captured: Captured | None = None
-        tree = request.tree
-        if request.keep == "all":
-            captured = workspace.capture(request.number)
-            tree = captured.tree
-        elif request.keep == "fetched":
-            tree = put_files(self._objects, tree, gathered.edits, request.number)
+        """The result, when the workspace has gone back to the pool. When that fails, the workspace is no more."""
+        try:
+            tree, captured = self._read(request, workspace, gathered)
+        except BaseException:
+            self._workspaces.discard(workspace)
+            raise
         self._workspaces.release(workspace, tree, captured)
         return Result(
-            TreeId(tree),
+            tree,
             _with_hit(stages, captured.hit) if captured else stages,
             gathered.fetched,
             (*gathered.left_out, *(captured.left_out if captured else ())),
             workspace.warm,
         )
+
+    def _read(self, request: Request, workspace: Workspace, gathered: _Gathered) -> tuple[TreeId, Captured | None]:
+        """The tree that the step leaves, and the capture that it comes from if there was one."""
+        self._gather(request, workspace.view(), gathered, scratch=None)
+        if request.keep == "all":
+            captured = workspace.capture(request.number)
+            return captured.tree, captured
+        if request.keep == "fetched":
+            return put_files(self._objects, request.tree, gathered.edits, request.number), None
+        return request.tree, None
 
     def _gather(self, request: Request, view: View, gathered: _Gathered, *, scratch: bytes | None) -> None:
         for name in request.fetch:

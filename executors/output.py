@@ -42,7 +42,7 @@ class Collector:
 
 
 class Reader:
-    """Reads a pipe to its end on the event loop. `on_flood` is called once, when more than `flood_bytes` have come."""
+    """Reads a pipe on the event loop. `on_flood` is called once, when more than `flood_bytes` have come."""
 
     def __init__(self, kept_bytes: int, flood_bytes: int, on_flood: Callable[[], None]) -> None:
         self._collector = Collector(kept_bytes)
@@ -51,7 +51,6 @@ class Reader:
         self._descriptor, self.inner = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._descriptor, False)
         self.flooded = False
-        self._ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._descriptor, self._read)
 
     def handed_over(self) -> None:
@@ -60,37 +59,45 @@ class Reader:
             os.close(self.inner)
             self.inner = -1
 
-    async def output(self) -> Output:
-        """All of it. Only after every process that could write is dead, so that the end must come."""
-        await asyncio.shield(self._ended)
+    def output(self) -> Output:
+        """All of it. Only after every process that could write is dead: what is in the pipe now is all there will be.
+
+        Its end is not waited for: a program may have left a descriptor of it in a socket, in flight, where it outlives
+        every process.
+        """
+        while self._read():
+            pass
+        self._end()
         return self._collector.output()
 
     def close(self) -> None:
         self.handed_over()
         self._end()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take in what is there; False when nothing is."""
+        if self._descriptor < 0:
+            return False
         try:
             data = os.read(self._descriptor, READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._end()
-            return
+            return False
         self._collector.feed(data)
         if self._collector.total_bytes > self._flood_bytes and not self.flooded:
             self.flooded = True
             self._on_flood()
+        return True
 
     def _end(self) -> None:
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-        if not self._ended.done():
-            self._ended.set_result(None)
 
 
 class Writer:

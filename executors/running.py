@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import Any
 
 from executors import cgroups
 
 Message = dict[str, Any]
+SETUP_PATIENCE_S = 20.0
+"""bwrap takes milliseconds to bring a program to the gate; one that takes this long never will."""
 
 
 class Job:
@@ -19,7 +22,7 @@ class Job:
         self.identity: int = message["id"]
         self.group = group
         self.wall_time_s: float = message["wall_time_s"]
-        self.deadline_s: float | None = None
+        self.deadline_s: float | None = time.monotonic() + SETUP_PATIENCE_S
         self.started_s: float | None = None
         self.ended_s = 0.0
         self.outer_pid = self.outer_pidfd = -1
@@ -27,9 +30,18 @@ class Job:
         self.info = -1
         self.program_pidfd = self.init_pidfd = -1
         self.outer_status: int | None = None
-        self.timed_out = False
+        self.timed_out = self.doomed = False
 
     def kill(self) -> None:
+        """Kill all of it: at once, or when bwrap has set it up.
+
+        Killed earlier, bwrap could leave a child that has not yet been told to die with it and that nobody knows.
+        """
+        self.doomed = True
+        if self.started_s is not None:
+            self.kill_now()
+
+    def kill_now(self) -> None:
         for descriptor in (self.init_pidfd, self.outer_pidfd):
             if descriptor >= 0:
                 try:
@@ -38,6 +50,8 @@ class Job:
                     continue
 
     def close(self) -> None:
+        if self.gate is not None:
+            self.gate.close()
         for descriptor in (self.outer_pidfd, self.info, self.program_pidfd, self.init_pidfd):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import resource
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,14 +88,9 @@ async def _local_executor(
     settings: Settings, store: LocalStore, files: Files, profile: Profile
 ) -> tuple[BoundedExecutor, Capabilities]:
     bwrap, libraries = profiles.find_bubblewrap(settings.bubblewrap)
-    probe_folder = store.root / f"probe-{secrets.token_hex(4)}"
-    probe_folder.mkdir()
-    try:
-        sandbox = await BubblewrapSandbox.start(
-            profile, BubblewrapSettings(bwrap, libraries, probe_folder, settings.workspace)
-        )
-    finally:
-        files.remove_tree(str(probe_folder).encode())
+    sandbox = await BubblewrapSandbox.start(
+        profile, BubblewrapSettings(bwrap, libraries, store.root, settings.workspace)
+    )
     _report(sandbox.capabilities)
     owner = profile.user if profile.privileged else None
     try:

@@ -46,6 +46,26 @@ try:
 except OSError as error:
     print(count, error.strerror)
 """
+IN_FLIGHT = """
+import array, os, socket
+ours, theirs = socket.socketpair()
+outputs = array.array('i', [1, 2, ours.fileno(), theirs.fileno()])
+ours.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, outputs)])
+os.write(1, b'said')
+os._exit(3)
+"""
+"""Leaves its outputs in a socket that only itself keeps open: the kernel frees them when it next looks for such."""
+FIRST_TO_GO = """
+import os, time
+open('/proc/1/oom_score_adj', 'w').write('1000')
+for _ in range(4):
+    if os.fork() == 0:
+        data = []
+        while True:
+            data.append(bytearray(1 << 19)); time.sleep(0.002)
+time.sleep(10)
+"""
+"""Makes its pid 1 the one that the kernel kills for memory."""
 THREADS = """
 import threading
 count, stop = 0, threading.Event()
@@ -127,6 +147,26 @@ class ProcessesContract:
     async def test_many_cells_run_at_once(self, trial: Trial) -> None:
         results = await asyncio.gather(*(trial.shell(f"echo {number}; sleep 0.1") for number in range(12)))
         assert [result.stdout.data for result in results] == [b"%d\n" % number for number in range(12)]
+
+    async def test_outputs_left_in_a_socket_delay_no_run(self, trial: Trial) -> None:
+        """Whatever keeps the pipes open, nothing can come out of them when all processes are dead."""
+        results = [await asyncio.wait_for(trial.python(IN_FLIGHT), 10) for _ in range(3)]
+        assert [(result.exit_code, result.stdout.data) for result in results] == [(3, b"said")] * 3
+
+    async def test_a_pid_1_that_dies_first_ends_its_own_run_only(self, trial: Trial) -> None:
+        limits = msgspec.structs.replace(LIMITS, memory_bytes=64 << 20)
+        other = asyncio.create_task(trial.shell("sleep 1; echo lives"))
+        await asyncio.sleep(0.2)
+        result = await trial.python(FIRST_TO_GO, limits=limits)
+        assert (result.ending, result.exit_code) != (Ending.EXITED, 0) or trial.lacks("memory")
+        assert (await other).stdout.data == b"lives\n"
+
+    async def test_a_memory_limit_that_nothing_fits_in_is_an_ending(self, trial: Trial) -> None:
+        sizes = () if trial.lacks("memory") else (4096, 256 << 10, 1 << 20, 2 << 20)
+        for memory_bytes in sizes * 3:
+            result = await trial.shell("echo hi", limits=msgspec.structs.replace(LIMITS, memory_bytes=memory_bytes))
+            assert result.ending in (Ending.OUT_OF_MEMORY, Ending.EXITED, Ending.SIGNALLED), result
+        assert await trial.says("print('works')") == "works"
 
     @pytest.fixture
     def hangup_ignored(self) -> Iterator[None]:

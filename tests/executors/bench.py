@@ -40,7 +40,7 @@ def owner() -> User | None:
 async def bubblewrap(folder: Path, kind: Kind) -> AsyncIterator[BubblewrapSandbox]:
     """A sandbox of its own. Skips when this machine cannot mount overlays and one is wanted."""
     bwrap, libraries = profiles.find_bubblewrap(None)
-    settings = BubblewrapSettings(bwrap, libraries, folder / "probe", kind)
+    settings = BubblewrapSettings(bwrap, libraries, folder, kind)
     sandbox = await BubblewrapSandbox.start(profile(), settings)
     try:
         if sandbox.capabilities.workspace != kind:

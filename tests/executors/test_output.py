@@ -57,7 +57,7 @@ async def test_a_reader_reads_to_the_end() -> None:
     await asyncio.sleep(0)
     os.write(reader.inner, b"second")
     reader.handed_over()
-    assert (await reader.output()).data == b"first second"
+    assert reader.output().data == b"first second"
     reader.close()
     reader.close()
 
@@ -70,7 +70,7 @@ async def test_a_flood_is_told_once_and_read_on() -> None:
         os.write(reader.inner, b"x" * 1000)
         await asyncio.sleep(0.001)
     reader.handed_over()
-    output = await reader.output()
+    output = reader.output()
     assert (told, reader.flooded, output.total_bytes) == ([True], True, 50_000)
     reader.close()
 
@@ -79,7 +79,7 @@ async def test_a_stream_of_exactly_the_flood_cap_is_no_flood() -> None:
     reader = Reader(100, 1000, lambda: None)
     os.write(reader.inner, b"x" * 1000)
     reader.handed_over()
-    assert (await reader.output()).total_bytes == 1000
+    assert reader.output().total_bytes == 1000
     assert not reader.flooded
     reader.close()
 
@@ -88,7 +88,7 @@ async def test_closing_a_reader_ends_its_output() -> None:
     reader = Reader(100, 1000, lambda: None)
     os.write(reader.inner, b"never read")
     reader.close()
-    assert (await reader.output()).data == b""
+    assert reader.output().data == b""
 
 
 async def read_all(descriptor: int) -> bytes:

@@ -129,7 +129,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
 
     async def act(profile: Profile) -> Trial:
         bwrap, libraries = profiles.find_bubblewrap(None)
-        settings = BubblewrapSettings(bwrap, libraries, tmp_path / "probe", "copy")
+        settings = BubblewrapSettings(bwrap, libraries, tmp_path, "copy")
         started.append(await BubblewrapSandbox.start(profile, settings))
         work = tmp_path / "work"
         work.mkdir()
