@@ -22,7 +22,7 @@ from store.interfaces import Objects
 from store.pool import Workspaces
 from store.snapshot import LeftOut
 from store.tree import logical_time_s
-from store.view import DirectoryView, Regular, TooLarge, View, follow
+from store.view import DirectoryView, Patience, Regular, TooFar, TooLarge, View, follow
 from store.workspace import Workspace
 
 THREADS = 8
@@ -38,6 +38,7 @@ class _Gathered(msgspec.Struct):
     edits: dict[tuple[bytes, ...], FileEdit] = {}
     left_out: list[LeftOut] = []
     total_bytes: int = 0
+    patience: Patience = msgspec.field(default_factory=Patience)
 
 
 class LocalExecutor:
@@ -142,7 +143,8 @@ class LocalExecutor:
             place = _resolved(name)
             if place is None or place.scratch != scratch:
                 continue
-            found = follow(view, place.path, FETCHED_BYTES_MAX - gathered.total_bytes, place.mount)
+            room = FETCHED_BYTES_MAX - gathered.total_bytes
+            found = follow(view, place.path, room, place.mount, gathered.patience)
             if isinstance(found, Regular):
                 gathered.fetched[name] = found.data
                 gathered.total_bytes += len(found.data)
@@ -151,6 +153,8 @@ class LocalExecutor:
             elif isinstance(found, TooLarge):
                 reason = f"{found.size_bytes} bytes; an answer carries {FETCHED_BYTES_MAX} in all"
                 gathered.left_out.append(LeftOut(name.encode(), reason))
+            elif isinstance(found, TooFar):
+                gathered.left_out.append(LeftOut(name.encode(), "symlinks on the way lead on too far"))
 
     # -- on the loop: the program -------------------------------------------------------------------------------------
 

@@ -12,13 +12,15 @@ from typing import Protocol
 import msgspec
 
 from store import tree as trees
-from store.capture import Path, find_entry, load_tree, lower_tree, open_regular
+from store.capture import Path, directory_tree, load_tree, lower_tree, open_regular
 from store.files import mode_of, open_directory, read_exactly
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
-from store.tree import EntryKind
+from store.tree import Entry, EntryKind
 
 SYMLINKS_MAX = 40
+LOOKUPS_MAX = 300_000
+KNOWN_ENTRIES_MAX = 1_000_000
 
 
 class Regular(msgspec.Struct, frozen=True):
@@ -38,7 +40,49 @@ class TooLarge(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-Found = Regular | Link | Folder | TooLarge | None
+class TooFar(msgspec.Struct, frozen=True):
+    """Symlinks lead on further than anybody looks."""
+
+
+Found = Regular | Link | Folder | TooLarge | TooFar | None
+
+
+class Patience:
+    """How many names may still be looked up for one caller: symlinks multiply them, and a program chooses them."""
+
+    def __init__(self, lookups: int = LOOKUPS_MAX) -> None:
+        self._lookups = lookups
+
+    def lasts_for(self, lookups: int) -> bool:
+        self._lookups -= lookups
+        return self._lookups >= 0
+
+
+class KnownTrees:
+    """Trees, decoded once for as long as one looks around in them."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._known: dict[TreeId, dict[bytes, Entry]] = {}
+        self._entries = 0
+
+    def entries(self, tree: TreeId) -> dict[bytes, Entry]:
+        known = self._known.get(tree)
+        if known is None:
+            if self._entries > KNOWN_ENTRIES_MAX:
+                self._known, self._entries = {}, 0
+            known = self._known[tree] = {entry.name: entry for entry in load_tree(self.objects, tree)}
+            self._entries += len(known)
+        return known
+
+    def find(self, root: TreeId, path: Path) -> Entry | None:
+        """The entry at `path` below `root`, following no symlink; None when there is none."""
+        entry: Entry | None = None
+        tree: TreeId | None = root
+        for name in path:
+            entry = self.entries(tree).get(name) if tree is not None else None
+            tree = directory_tree(entry)
+        return entry
 
 
 class View(Protocol):
@@ -60,8 +104,8 @@ class DirectoryView:
 class OverlayView:
     """An overlay's upper directory over a tree. `upper` stays the caller's."""
 
-    def __init__(self, objects: Objects, tree: TreeId, upper: int, attribute_prefix: str) -> None:
-        self._objects, self._tree, self._upper, self._prefix = objects, tree, upper, attribute_prefix
+    def __init__(self, known: KnownTrees, tree: TreeId, upper: int, attribute_prefix: str) -> None:
+        self._known, self._tree, self._upper, self._prefix = known, tree, upper, attribute_prefix
 
     def look(self, path: Path, size_bytes_max: int) -> Found:
         descriptor, tree = os.dup(self._upper), self._tree
@@ -69,29 +113,29 @@ class OverlayView:
             for position, name in enumerate(path):
                 mode = mode_of(name, descriptor)
                 if mode is None:
-                    return look_in_tree(self._objects, tree, path[position:], size_bytes_max)
+                    return look_in_tree(self._known, tree, path[position:], size_bytes_max)
                 if position == len(path) - 1 or not stat.S_ISDIR(mode):
                     return _look_at(name, descriptor, mode, size_bytes_max) if position == len(path) - 1 else None
                 child = open_directory(name, descriptor)
                 os.close(descriptor)
                 descriptor = child
-                below = {entry.name: entry for entry in load_tree(self._objects, tree)}
-                lower, _ = lower_tree(self._objects, self._tree, descriptor, name, below, self._prefix)
+                below = self._known.entries(tree)
+                lower, _ = lower_tree(self._known.objects, self._tree, descriptor, name, below, self._prefix)
                 tree = lower or trees.EMPTY_TREE
             return Folder()
         finally:
             os.close(descriptor)
 
 
-def look_in_tree(objects: Objects, tree: TreeId, path: Path, size_bytes_max: int) -> Found:
-    entry = find_entry(objects, tree, path)
+def look_in_tree(known: KnownTrees, tree: TreeId, path: Path, size_bytes_max: int) -> Found:
+    entry = known.find(tree, path)
     if entry is None or entry.kind is EntryKind.DIRECTORY:
         return Folder() if entry is not None or not path else None
     if entry.kind is EntryKind.SYMLINK:
         return Link(entry.content)
     if entry.size_bytes > size_bytes_max:
         return TooLarge(entry.size_bytes)
-    return Regular(objects.get(Kind.BLOB, entry.content), entry.kind is EntryKind.EXECUTABLE)
+    return Regular(known.objects.get(Kind.BLOB, entry.content), entry.kind is EntryKind.EXECUTABLE)
 
 
 def look_in_directory(directory: int, path: Path, size_bytes_max: int) -> Found:
@@ -111,11 +155,20 @@ def look_in_directory(directory: int, path: Path, size_bytes_max: int) -> Found:
         os.close(descriptor)
 
 
-def follow(view: View, path: Path, size_bytes_max: int, mount: Path = ()) -> Found:
+def follow(view: View, path: Path, size_bytes_max: int, mount: Path = (), patience: Patience | None = None) -> Found:
     """What `path` names in a view that programs see at `mount`, following symlinks that stay inside it.
 
     Each place is looked at from the view's root, so nothing outside it can be reached, whatever a symlink says.
     """
+    patience = patience or Patience()
+    if not patience.lasts_for(len(path)):
+        return TooFar()
+    if path and all(map(trees.is_name, path)) and isinstance(found := view.look(path, size_bytes_max), Regular):
+        return found  # as nearly always: no symlink on the way
+    return _followed(view, path, size_bytes_max, mount, patience)
+
+
+def _followed(view: View, path: Path, size_bytes_max: int, mount: Path, patience: Patience) -> Found:
     ahead, followed = list(path), 0
     behind: Path = ()
     while ahead:
@@ -127,6 +180,8 @@ def follow(view: View, path: Path, size_bytes_max: int, mount: Path = ()) -> Fou
                 return None
             behind = behind[:-1]
             continue
+        if not patience.lasts_for(len(behind) + 1):
+            return TooFar()
         found = view.look((*behind, name), -1 if ahead else size_bytes_max) if trees.is_name(name) else None
         if isinstance(found, Link):
             followed += 1

@@ -29,7 +29,7 @@ from store.files import Files, Owner, open_directory
 from store.ids import TreeId
 from store.interfaces import Objects
 from store.tree import EntryKind
-from store.view import DirectoryView, Found, OverlayView, View
+from store.view import DirectoryView, Found, KnownTrees, OverlayView, View
 
 Kind = Literal["overlay", "copy"]
 _FOREIGN_ATTRIBUTES = ("user.", "system.posix_acl", "security.capability")
@@ -128,9 +128,9 @@ class OverlayWorkspace(Workspace):
         self._files.set_time(os.fsencode(self.writable), time_s, directory=None)
 
     def view(self) -> View:
+        known = KnownTrees(self._objects)
         return _Opened(
-            self.writable,
-            lambda upper: OverlayView(self._objects, self.tree, upper, self._settings.attribute_prefix),
+            self.writable, lambda upper: OverlayView(known, self.tree, upper, self._settings.attribute_prefix)
         )
 
     def capture(self, number: int) -> Captured:

@@ -14,7 +14,21 @@ from store.files import open_directory
 from store.ids import BlobId, Kind
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE, Entry, EntryKind
-from store.view import DirectoryView, Folder, Found, Link, OverlayView, Regular, TooLarge, View, follow, look_in_tree
+from store.view import (
+    DirectoryView,
+    Folder,
+    Found,
+    KnownTrees,
+    Link,
+    OverlayView,
+    Patience,
+    Regular,
+    TooFar,
+    TooLarge,
+    View,
+    follow,
+    look_in_tree,
+)
 
 LINKS: dict[bytes, bytes] = {
     b"to_file": b"file",
@@ -73,7 +87,7 @@ def _tree_view(tmp_path: Path) -> Iterator[View]:
     """An overlay in which nothing was changed: everything comes from the tree."""
     objects, (tree,) = _tree_objects()
     upper = open_directory(str(tmp_path))
-    yield OverlayView(objects, tree, upper, "trusted.overlay.")  # type: ignore[arg-type]
+    yield OverlayView(KnownTrees(objects), tree, upper, "trusted.overlay.")  # type: ignore[arg-type]
     os.close(upper)
 
 
@@ -82,7 +96,7 @@ def _upper_view(tmp_path: Path) -> Iterator[View]:
     for view in _directory_view(tmp_path):
         assert isinstance(view, DirectoryView)
         upper = open_directory(str(tmp_path))
-        yield OverlayView(MemoryObjects(), EMPTY_TREE, upper, "trusted.overlay.")
+        yield OverlayView(KnownTrees(MemoryObjects()), EMPTY_TREE, upper, "trusted.overlay.")
         os.close(upper)
 
 
@@ -177,6 +191,39 @@ def test_forty_symlinks_are_followed_and_no_more(tmp_path: Path) -> None:
 
 def test_a_tree_alone_can_be_looked_into() -> None:
     objects, (tree,) = _tree_objects()
-    assert look_in_tree(objects, tree, (b"dir", b"inner"), 100) == INNER  # type: ignore[arg-type]
-    assert look_in_tree(objects, tree, (), 100) == Folder()  # type: ignore[arg-type]
-    assert look_in_tree(objects, tree, (b"to_file", b"x"), 100) is None  # type: ignore[arg-type]
+    assert look_in_tree(KnownTrees(objects), tree, (b"dir", b"inner"), 100) == INNER  # type: ignore[arg-type]
+    assert look_in_tree(KnownTrees(objects), tree, (), 100) == Folder()  # type: ignore[arg-type]
+    assert look_in_tree(KnownTrees(objects), tree, (b"to_file", b"x"), 100) is None  # type: ignore[arg-type]
+
+
+def test_symlinks_that_multiply_are_followed_so_far_and_no_further(tmp_path: Path) -> None:
+    """Each link leads to and fro before it leads to the next: a short name asks for millions of look-ups."""
+    (tmp_path / "d").mkdir()
+    for number in range(39):
+        os.symlink("d/../" * 800 + str(number + 1), tmp_path / str(number))
+    (tmp_path / "39").write_bytes(b"end")
+    directory = open_directory(str(tmp_path))
+    view = DirectoryView(directory)
+    patience = Patience(50_000)
+    assert follow(view, (b"0",), 10, (), patience) == Regular(b"end", executable=False)
+    assert follow(view, (b"0",), 10, (), patience) == TooFar()
+    assert follow(view, (b"39",), 10, (), patience) == TooFar(), "patience is all of a caller's, not of one name"
+    os.close(directory)
+
+
+def test_a_tree_is_decoded_once_for_many_names() -> None:
+    objects = Counting()
+    blob = objects.put(Kind.BLOB, b"x")
+    tree = put_tree(objects, [Entry(b"%d" % number, EntryKind.FILE, blob, 1, 1) for number in range(50)])
+    known = KnownTrees(objects)
+    for number in range(100):
+        assert (known.find(tree, (b"%d" % number,)) is not None) == (number < 50)
+    assert objects.gets == 1
+
+
+class Counting(MemoryObjects):
+    gets = 0
+
+    def get(self, kind: Kind, object_id: bytes) -> bytes:
+        self.gets += 1
+        return super().get(kind, object_id)
