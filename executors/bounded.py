@@ -20,7 +20,7 @@ class BoundedExecutor:
             async with asyncio.timeout(self._patience_s):
                 await self._slots.acquire()
         except TimeoutError:
-            raise Overloaded(self._patience_s) from None
+            raise Overloaded(f"no execution slot became free within {self._patience_s:g} s") from None
         try:
             return await self._inner.execute(request)
         finally:

@@ -27,10 +27,15 @@ class SandboxBroken(ExecutorError):
 
 
 class Overloaded(ExecutorError):
-    """Every slot was taken for as long as the caller was ready to wait."""
+    """Too much is asked for at once. `reason` says of what."""
 
     code = "overloaded"
 
-    def __init__(self, waited_s: float) -> None:
-        super().__init__(f"no execution slot became free within {waited_s:g} s; try again later")
-        self.waited_s = waited_s
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; try again later")
+
+
+class FilesTooLarge(ExecutorError):
+    """The files sent with a step do not fit into its scratch. Nothing ran."""
+
+    code = "files_too_large"

@@ -15,10 +15,8 @@ the program before it runs, and can tell exit code 137 from death by signal 9, w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -31,16 +29,11 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from executors import cgroups, kernel, stage
+from executors import cgroups, child, kernel, stage
 from executors.running import Job, Message
 
 MESSAGE_BYTES_MAX = 1 << 18
 DESCRIPTORS_MAX = 4
-GATE = (
-    'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" || exit 125; shift; '
-    'echo >&9; read -r _ <&9 || exit 125; exec 9<&-; exec "$@"'
-)
-GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11, 12
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -251,34 +244,8 @@ class Launcher:
             entrances = [closed_here(entrance) for entrance in job.group.open_entrances()] if job.group else []
             job.outer_pid = os.fork()
             if job.outer_pid == 0:
-                self._become_bwrap(message, inner, entrances)
-
-    def _become_bwrap(self, message: Message, inner: list[int], entrances: list[int]) -> None:
-        """In the forked child: limits, groups, identity, descriptors, exec. Never returns."""
-        try:
-            for entrance in entrances:
-                os.write(entrance, b"0")
-            moved = [_duplicate_high(descriptor) for descriptor in inner]
-            targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR)
-            for source, target in zip(moved, targets, strict=True):
-                os.dup2(source, target)
-            _restore_signals()
-            os.closerange(3, GATE_DESCRIPTOR)
-            os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
-            # After the descriptors are in their places: a low limit would not let them be moved.
-            for name, (soft, hard) in message["rlimits"].items():
-                _set_limit(name, soft, hard)
-            if self._privileged:
-                os.setgroups([])
-                os.setgid(self._gid)
-                os.setuid(self._uid)
-            command = ["bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh"]
-            environment = {"LD_LIBRARY_PATH": f"{self._stage}/bwrap"}
-            os.execve(self._bwrap, [*command, str(message["processes"]), *message["argv"]], environment)
-        except BaseException as error:  # noqa: BLE001 - the child must not go on as a second launcher
-            os.write(2, f"psf: the sandbox could not be started: {error}".encode())
-        finally:
-            os._exit(125)
+                user = (self._uid, self._gid) if self._privileged else None
+                child.become_bwrap(self._bwrap, self._stage, user, message, inner, entrances)
 
     def _release(self, job: Job) -> None:
         """The program stands at the gate: note who it is and let it go. Or it never came, and the gate is closed."""
@@ -365,32 +332,12 @@ def _tells_exit_status() -> bool:
     return status is not None and os.waitstatus_to_exitcode(status) == 7
 
 
-def _restore_signals() -> None:
-    """Programs inherit what is ignored: by us, by Python, or by whoever started the server (nohup)."""
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
 def _memory_file(data: bytes) -> int:
     """A descriptor to read `data` from, of any size."""
     descriptor = os.memfd_create("psf", os.MFD_CLOEXEC)
     os.write(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-def _duplicate_high(descriptor: int) -> int:
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
-
-
-def _set_limit(name: str, soft: int, hard: int) -> None:
-    which = getattr(resource, f"RLIMIT_{name}")
-    ceiling = resource.getrlimit(which)[1]
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(which, (soft, hard))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import msgspec
 
 from executors import paths
 from executors.completion import completed
+from executors.errors import FilesTooLarge
 from executors.interfaces import Cell, Job, Request, Result, RunResult, Sandbox
 from executors.paths import Place
 from store.capture import Captured
@@ -107,8 +109,17 @@ class LocalExecutor:
     def _place_scratch(self, request: Request, scratch: int) -> None:
         for name, data in request.files:
             place = _resolved(name)
-            if place is not None and place.scratch is not None:
+            if place is None or place.scratch is None:
+                continue
+            try:
                 self._place(scratch, (place.scratch, *place.path), data, logical_time_s(request.number))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                limits = request.stages[-1].limits
+                raise FilesTooLarge(
+                    f"do not fit into scratch ({limits.scratch_bytes} bytes, {limits.scratch_inodes} files)"
+                ) from None
 
     def _capture(
         self, request: Request, workspace: Workspace, stages: tuple[tuple[str, RunResult], ...], gathered: _Gathered

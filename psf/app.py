@@ -45,7 +45,11 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
     """
     async with build(settings) as application:
         runner = web.AppRunner(
-            application, handler_cancellation=True, shutdown_timeout=STOP_PATIENCE_S, access_log=None
+            # aiohttp waits that long twice: for connections to end, and for each handler.
+            application,
+            handler_cancellation=True,
+            shutdown_timeout=STOP_PATIENCE_S / 2,
+            access_log=None,
         )
         await runner.setup()
         try:

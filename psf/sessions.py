@@ -72,11 +72,17 @@ class SessionService:
     async def get(self, session_id: str, tenant: str, *, retained: bool = False) -> Session:
         """A session that has not expired, or with `retained` also one that has. Raises SessionMissing, SessionExpired."""
         session = await _to_thread(lambda: self._heads.get(session_id, tenant))
-        expired = session.expires_at_s() < self._clock()
-        # A running step is use: it renews the session when it ends.
-        if expired and not retained and not await _to_thread(lambda: self._leases.is_held(session_id)):
+        if retained or not self._is_expired(session) or await _to_thread(lambda: self._leases.is_held(session_id)):
+            # A running step is use: it renews the session when it ends.
+            return session
+        # It may just have ended: then the session was renewed before the turn was given up.
+        session = await _to_thread(lambda: self._heads.get(session_id, tenant))
+        if self._is_expired(session):
             raise SessionExpired(session_id)
         return session
+
+    def _is_expired(self, session: Session) -> bool:
+        return session.expires_at_s() < self._clock()
 
     async def run(self, order: Order) -> Executed:
         """Run without a session: starts empty, leaves no trace. Raises RuntimeUnknown, ExecutorError."""
@@ -191,7 +197,7 @@ class SessionService:
         """This step's turn on its session: first among ours, then among all processes."""
         turn = self._turns.setdefault(session_id, _Turn())
         if turn.waiting >= WAITING_STEPS_MAX:
-            raise Overloaded(0.0)
+            raise Overloaded(f"{WAITING_STEPS_MAX} steps wait for this session already")
         turn.waiting += 1
         try:
             await turn.lock.acquire()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -21,6 +22,11 @@ from store.capture import DEPTH_MAX
 
 CODE_BYTES_MAX = 16 << 20
 FILES_MAX = 10_000
+DIRECTORIES_MAX = 10_000
+BODY_PATIENCE_S = 60.0
+ASIDE_BYTES = 256 << 10
+EXPLAINED_BYTES_MAX = 64 << 10
+"""Of a longer body that is no JSON it is said where, not which field: looking for it would keep others waiting."""
 _CONTINUATION = b"\\\n"
 IGNORED_FILE = "IGNORE_THIS_FILE"
 _NOT_THERE = (paths.FAULTS["outside"], paths.FAULTS["reserved"])
@@ -34,17 +40,43 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`")
 class UnsupportedBody(Exception):
     """The body is not JSON by its headers: 415."""
 
+    code = "unsupported_body"
+
+
+class BodyTooSlow(Exception):
+    """The body did not come within BODY_PATIENCE_S: 408."""
+
+    code = "body_too_slow"
+
 
 async def read_body(request: web.Request, kind: type[_Body], *, optional: bool = False) -> _Body:
-    """The request's JSON body as `kind`. Raises InvalidField, UnsupportedBody; aiohttp's own 413 over the cap."""
-    if request.headers.get("Content-Encoding", "identity") != "identity":
+    """The request's JSON body as `kind`.
+
+    Raises InvalidField, UnsupportedBody, BodyTooSlow; aiohttp's own 413 over the cap.
+    """
+    if any(coding.lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
         raise UnsupportedBody("send the body without Content-Encoding")
-    data = await request.read()
+    data = await _received(request)
     if not data and optional:
         data = b"{}"
     elif request.content_type != "application/json":
         raise UnsupportedBody("send JSON, with Content-Type: application/json")
-    return decode(data, kind)
+    return await aside(lambda: decode(data, kind), len(data))
+
+
+async def _received(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_PATIENCE_S):
+            return await request.read()
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {BODY_PATIENCE_S:g} s") from None
+    except web.RequestPayloadError as error:
+        raise InvalidField(("body",), f"cannot be read: {error}", kind="body_malformed") from None
+
+
+async def aside(act: Callable[[], _Body], size_bytes: int) -> _Body:
+    """Do something with so many bytes: at once, or in a thread when others would have to wait for it."""
+    return act() if size_bytes <= ASIDE_BYTES else await asyncio.to_thread(act)
 
 
 def decode(data: bytes, kind: type[_Body]) -> _Body:
@@ -95,7 +127,7 @@ def _parts(path: str) -> list[str | int]:
 def _malformed(data: bytes, error: Exception) -> InvalidField:
     """What is not JSON at all; and what some clients write in JSON although it has no word for it, by the field it is in."""
     try:
-        value = json.loads(data)
+        value = json.loads(data) if len(data) <= EXPLAINED_BYTES_MAX else None
     except (ValueError, RecursionError):
         value = None
     found = _unspeakable(value) if isinstance(value, dict) else None
@@ -173,6 +205,7 @@ def files(field: str, given: Mapping[str, str | None]) -> tuple[tuple[str, bytes
         except (binascii.Error, ValueError):
             raise InvalidField(("body", field, _shown(name)), "the content is not base64") from None
     _check_each_has_its_own_place(field, sorted(places))
+    _check_directories(field, places)
     return tuple(decoded)
 
 
@@ -183,6 +216,15 @@ def _check_each_has_its_own_place(field: str, places: list[tuple[bytes, tuple[by
         if scratch == next_scratch and path == next_path[: len(path)]:
             fault = "is the same file as" if path == next_path else "lies below a file,"
             raise InvalidField(("body", field, next_name), f"{fault} {name!r}", next_name)
+
+
+def _check_directories(field: str, places: list[tuple[bytes, tuple[bytes, ...], str]]) -> None:
+    directories: set[tuple[bytes, tuple[bytes, ...]]] = set()
+    for scratch, path, _ in places:
+        while (path := path[:-1]) and (scratch, path) not in directories:
+            directories.add((scratch, path))
+            if len(directories) > DIRECTORIES_MAX:
+                raise InvalidField(("body", field), f"lie in too many directories; at most {DIRECTORIES_MAX}")
 
 
 def fetch(field: str, names: list[str]) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from executors.errors import ExecutorError, Overloaded
-from psf.api.decode import UnsupportedBody
+from executors.errors import ExecutorError, FilesTooLarge, Overloaded
+from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError
 
@@ -27,6 +27,8 @@ _COMPATIBLE = {
     NotInHistory: 404,
     HeadMoved: 409,
     UnsupportedBody: 415,
+    BodyTooSlow: 408,
+    FilesTooLarge: 422,
     Overloaded: 504,
     StoreError: 500,
     ExecutorError: 503,
@@ -56,7 +58,9 @@ def to_response(error: Exception, path: str) -> web.Response:
     if isinstance(error, RuntimeUnknown) and not native:
         location = ("body", "language")
         return _invalid(InvalidField(location, str(error), error.name, kind="literal_error"), native)
-    response = _shape(status, getattr(error, "code", "unsupported_body"), str(error), native)
+    if isinstance(error, FilesTooLarge):
+        return _invalid(InvalidField(("body", "files"), str(error), kind=error.code), native)
+    response = _shape(status, getattr(error, "code", "internal"), str(error), native)
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -39,12 +40,12 @@ async def ping(_: web.Request) -> web.Response:
 @routes.post("/run_code")
 async def run_code(request: web.Request) -> web.Response:
     body = await decode.read_body(request, RunCodeRequest)
-    order = to_order(body, request.app[POLICY])
+    order = await _order(request, body)
     try:
         executed = await request.app[SERVICE].run(order)
     except SandboxBroken as error:
         return answer(RunCodeAnswer("SandboxError", str(error), None, None, None, {}))
-    return answer(to_answer(executed.result))
+    return await _answered(executed.result, to_answer)
 
 
 @routes.post("/create_session")
@@ -58,14 +59,29 @@ async def create_session(request: web.Request) -> web.Response:
 @routes.post("/execute_session")
 async def execute_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, ExecuteSessionRequest)
-    order = msgspec.structs.replace(to_order(body, request.app[POLICY]), keep=body.keep)
+    order = msgspec.structs.replace(await _order(request, body), keep=body.keep)
     try:
         executed = await request.app[SERVICE].execute(body.session_id, TENANT, order)
     except SandboxBroken as error:
         return answer(ExecuteSessionAnswer("SandboxError", str(error), None, None, None, {}, body.session_id, None))
-    facts = msgspec.structs.asdict(to_answer(executed.result))
     head = executed.snapshot.hex() if executed.snapshot else None
-    return answer(ExecuteSessionAnswer(**facts, session_id=body.session_id, snapshot=head))
+
+    def in_session(result: Result) -> ExecuteSessionAnswer:
+        facts = msgspec.structs.asdict(to_answer(result))
+        return ExecuteSessionAnswer(**facts, session_id=body.session_id, snapshot=head)
+
+    return await _answered(executed.result, in_session)
+
+
+async def _order(request: web.Request, body: RunCodeRequest | ExecuteSessionRequest) -> Order:
+    policy = request.app[POLICY]
+    return await decode.aside(lambda: to_order(body, policy), request.content_length or 0)
+
+
+async def _answered(result: Result, shape: Callable[[Result], RunCodeAnswer | ExecuteSessionAnswer]) -> web.Response:
+    size_bytes = sum(map(len, result.fetched.values()))
+    size_bytes += sum(len(run.stdout.data) + len(run.stderr.data) for _, run in result.stages)
+    return await decode.aside(lambda: answer(shape(result)), size_bytes)
 
 
 def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Order:

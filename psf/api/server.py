@@ -6,14 +6,18 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 import psf
+from executors.errors import Overloaded
 from executors.interfaces import Capabilities
 from psf.api import fusion, v1
 from psf.api.errors import answer, to_response
 from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
 from psf.sessions import SessionService
 
+BODIES_MAX = 16
+"""So many bodies of the largest size may be held at once, or more of smaller ones."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,7 +32,9 @@ async def healthz(request: web.Request) -> web.Response:
 
 def build(service: SessionService, capabilities: Capabilities, policy: Policy, body_bytes_max: int) -> web.Application:
     """The application, ready to be served."""
-    application = web.Application(client_max_size=body_bytes_max, middlewares=[_errors, _same_site])
+    application = web.Application(
+        client_max_size=body_bytes_max, middlewares=[_errors, _same_site, _bounded_bodies(body_bytes_max)]
+    )
     application[SERVICE] = service
     application[CAPABILITIES] = capabilities
     application[POLICY] = policy
@@ -56,6 +62,28 @@ async def _same_site(request: web.Request, handler: _Handler) -> web.StreamRespo
         if origin is not None and _host_name(origin) not in allowed:
             raise web.HTTPForbidden(reason="requests from pages of another origin are refused")
     return await handler(request)
+
+
+def _bounded_bodies(body_bytes_max: int) -> Middleware:
+    """Bodies are held in memory, while they come and while their steps wait: so much of them and no more."""
+    room = BODIES_MAX * body_bytes_max
+
+    @web.middleware
+    async def bounded(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        nonlocal room
+        size = request.content_length
+        if size is None:
+            size = body_bytes_max if request.can_read_body else 0
+        size = min(size, body_bytes_max)
+        if size > room:
+            raise Overloaded("the bodies of other requests take all the room there is")
+        room -= size
+        try:
+            return await handler(request)
+        finally:
+            room += size
+
+    return bounded
 
 
 def _host_name(address: str) -> str | None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from executors.errors import FilesTooLarge
 from executors.interfaces import Sandbox
 from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
+from executors.testing.trial import LIMITS
 from store.capture import CaptureLimits
 from store.files import Owner
 from store.memory import MemoryObjects
@@ -40,6 +42,18 @@ class TestExecutorWithCopies(ExecutorContract):
     @pytest.fixture
     def make_executor(self, tmp_path: Path) -> MakeExecutor:
         return bench.maker(tmp_path, "copy")
+
+
+async def test_files_that_scratch_has_no_room_for_are_refused(tmp_path: Path) -> None:
+    async with bench.local_executor(tmp_path, MemoryObjects(), "overlay") as executor:
+        history = History(executor, MemoryObjects())
+        for files in (
+            (("/tmp/large", bytes(LIMITS.scratch_bytes + 1)),),
+            tuple((f"/mnt/{number}", b"") for number in range(LIMITS.scratch_inodes)),
+        ):
+            with pytest.raises(FilesTooLarge, match="scratch"):
+                await history.shell("echo ran", files=files)
+        assert await history.says("ls /tmp /mnt | wc -l") == "3"
 
 
 async def test_a_capture_that_reaches_its_limit_says_so_in_the_outcome(tmp_path: Path) -> None:

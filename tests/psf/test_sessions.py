@@ -15,6 +15,7 @@ from psf.sessions import WAITING_STEPS_MAX
 from store.check import check
 from store.errors import NotInHistory, SessionMissing
 from store.ids import Kind
+from store.interfaces import Move
 from tests.psf.service import TENANT, Bench
 
 
@@ -259,6 +260,22 @@ async def test_a_session_whose_step_is_running_does_not_expire(gated: Gated) -> 
     await asyncio.gather(running, waiting)
     gated.clock.now_s += 99
     await gated.service.get(session, TENANT)
+
+
+async def test_a_step_that_ends_while_one_looks_has_renewed_its_session(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading the session and asking whether it runs, its last step may end."""
+    session = await bench.session(ttl_s=100.0)
+    bench.clock.now_s += 1000
+    head = (await bench.service.get(session, TENANT, retained=True)).head
+
+    def ends_now(session_id: str) -> bool:
+        bench.store.heads.advance(session_id, head, Move(0, "execute", head, head, bench.clock.now_s, b""))
+        return False
+
+    monkeypatch.setattr(bench.store.leases, "is_held", ends_now)
+    assert (await bench.service.get(session, TENANT)).session_id == session
 
 
 async def test_an_expired_session_can_be_forked_and_read_while_it_is_retained(bench: Bench) -> None:

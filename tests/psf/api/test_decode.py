@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -211,3 +212,24 @@ def test_names_lead_below_the_work_directory_or_scratch_or_are_refused(given_fil
         assert not any(b"\0" in part or b"/" in part for part in place.path)
         assert place.scratch is not None or not place.path[0].startswith(b"_psf_")
     assert len(set(places)) == len(places)
+
+
+def test_files_lie_in_so_many_directories_and_no_more() -> None:
+    """Whatever makes them up: a name of 250 short parts asks for as many directories."""
+    deep = {f"{number}/" + "d/" * 240 + "x": "" for number in range(42)}
+    assert refusal(lambda: decode.files("files", deep)).location == ("body", "files")
+    del deep["41/" + "d/" * 240 + "x"]
+    assert len(decode.files("files", deep)) == 41
+    assert len(decode.files("files", {"d/" * 240 + str(number): "" for number in range(5000)})) == 5000
+
+
+def test_where_a_long_body_goes_wrong_is_said_and_nobody_waits_for_more() -> None:
+    long = '{"code": "' + "x" * decode.EXPLAINED_BYTES_MAX + '", "language": "bash", "run_timeout": NaN}'
+    fault = refused(long)
+    assert (fault.location, fault.kind) == (("body",), "json_invalid")
+    assert str(long.index("NaN")) in fault.message
+
+
+async def test_what_is_large_is_done_in_a_thread() -> None:
+    where = [await decode.aside(threading.current_thread, size) for size in (0, decode.ASIDE_BYTES, 1 << 20)]
+    assert [thread is threading.main_thread() for thread in where] == [True, True, False]

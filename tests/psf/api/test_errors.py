@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from executors.errors import ExecutorError, Overloaded, SandboxBroken, SandboxUnavailable
+from executors.errors import ExecutorError, FilesTooLarge, Overloaded, SandboxBroken, SandboxUnavailable
 from psf.api import errors
-from psf.api.decode import UnsupportedBody
+from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
 from store.errors import HeadMoved, NotInHistory, ObjectDamaged, ObjectMissing, SessionMissing, StoreError
 
@@ -24,7 +24,9 @@ TABLE: list[tuple[Exception, int, int, str]] = [
     (NotInHistory("x", "is nothing"), 404, 404, "snapshot_missing"),
     (HeadMoved("x", "a", "b"), 409, 409, "head_moved"),
     (UnsupportedBody("send JSON"), 415, 415, "unsupported_body"),
-    (Overloaded(8.0), 504, 429, "overloaded"),
+    (Overloaded("all slots are taken"), 504, 429, "overloaded"),
+    (BodyTooSlow("it did not arrive"), 408, 408, "body_too_slow"),
+    (FilesTooLarge("do not fit"), 422, 422, "invalid_field"),
     (ObjectDamaged("blob", "ab", "torn"), 500, 500, "object_damaged"),
     (ObjectMissing("blob", "ab"), 500, 500, "object_missing"),
     (SandboxBroken("it broke"), 503, 503, "sandbox_broken"),
@@ -108,7 +110,7 @@ def test_what_psf_itself_could_not_do_is_logged_and_what_was_asked_wrongly_is_no
 
 @pytest.mark.parametrize("path", [OLD, NATIVE])
 def test_who_came_too_late_is_told_when_to_try_again(path: str) -> None:
-    assert int(answered(Overloaded(1.0), path)[2].headers["Retry-After"]) > 0
+    assert int(answered(Overloaded("all slots are taken"), path)[2].headers["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize("path", [OLD, NATIVE])

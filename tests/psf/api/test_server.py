@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from psf.api import decode, server
 from tests.psf.api.conftest import BODY_BYTES_MAX, Api
 
 JSON = "application/json"
@@ -210,3 +211,42 @@ async def test_a_missing_body_is_told_as_that_where_one_is_needed(api: Api) -> N
     for path in ("/run_code", "/execute_session", f"/v1/sessions/{session}/rollback"):
         assert (await wire(api, request(f"POST {path}"))).status == 415
         assert (await wire(api, post(path, b""))).status == 422
+
+
+async def test_a_second_content_encoding_is_seen_too(api: Api) -> None:
+    body = gzip.compress(b'{"code": "1", "language": "bash"}')
+    for codings in (("identity", "gzip"), ("gzip", "identity"), ("identity", "br")):
+        headers = [f"Content-Encoding: {coding}" for coding in codings]
+        answer = await wire(api, post("/run_code", body, *headers))
+        assert answer.status in (400, 415, 422), answer.body
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "BODY_PATIENCE_S", 0.1)
+    head = request("POST /run_code", f"Content-Type: {JSON}", "Content-Length: 100", body=b'{"code": ')
+    assert (await wire(api, head)).status == 408
+
+
+async def test_bodies_take_so_much_room_and_no_more(api: Api) -> None:
+    """Those that come slowly hold what they announce; small ones go by, and all is well when the slow ones are gone."""
+    head = request("POST /run_code", f"Content-Type: {JSON}", f"Content-Length: {BODY_BYTES_MAX}")
+    slow = [await asyncio.open_connection("127.0.0.1", api.client.port) for _ in range(server.BODIES_MAX)]
+    for _, writer in slow:
+        writer.write(head)
+        await writer.drain()
+    for _ in range(100):
+        answer = await wire(api, post("/run_code", b'{"code": "1", "language": "bash"}'))
+        if answer.status == 504:
+            break
+        await asyncio.sleep(0.01)
+    assert answer.body == {"detail": "the bodies of other requests take all the room there is; try again later"}
+    assert (await api.get("/healthz"))[0] == 200
+    for _, writer in slow:
+        writer.close()
+        await writer.wait_closed()
+    for _ in range(500):
+        answer = await wire(api, post("/run_code", b'{"code": "1", "language": "bash"}'))
+        if answer.status == 200:
+            break
+        await asyncio.sleep(0.01)
+    assert answer.status == 200

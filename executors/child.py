@@ -1,0 +1,70 @@
+"""The launcher's forked child, on its way to becoming bwrap. Standard library only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+from typing import NoReturn
+
+from executors.running import Message
+
+GATE = (
+    'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" || exit 125; shift; '
+    'echo >&9; read -r _ <&9 || exit 125; exec 9<&-; exec "$@"'
+)
+GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11, 12
+
+
+def become_bwrap(
+    bwrap: str, stage: str, user: tuple[int, int] | None, message: Message, inner: list[int], entrances: list[int]
+) -> NoReturn:
+    """Groups, descriptors, limits, identity (uid and gid, as root only), exec.
+
+    `inner`: stdin, stdout, stderr, the gate's end, bwrap's arguments, its information, the system call filter.
+    """
+    try:
+        for entrance in entrances:
+            os.write(entrance, b"0")
+        moved = [_duplicate_high(descriptor) for descriptor in inner]
+        targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR)
+        for source, target in zip(moved, targets, strict=True):
+            os.dup2(source, target)
+        _restore_signals()
+        os.closerange(3, GATE_DESCRIPTOR)
+        os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
+        # After the descriptors are in their places: a low limit would not let them be moved.
+        for name, (soft, hard) in message["rlimits"].items():
+            _set_limit(name, soft, hard)
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user[1])
+            os.setuid(user[0])
+        command = ["bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh"]
+        environment = {"LD_LIBRARY_PATH": f"{stage}/bwrap"}
+        os.execve(bwrap, [*command, str(message["processes"]), *message["argv"]], environment)
+    except BaseException as error:  # noqa: BLE001 - the child must not go on as a second launcher
+        os.write(2, f"psf: the sandbox could not be started: {error}".encode())
+    finally:
+        os._exit(125)
+
+
+def _restore_signals() -> None:
+    """Programs inherit what is ignored: by us, by Python, or by whoever started the server (nohup)."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _duplicate_high(descriptor: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def _set_limit(name: str, soft: int, hard: int) -> None:
+    which = getattr(resource, f"RLIMIT_{name}")
+    ceiling = resource.getrlimit(which)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(which, (soft, hard))
