@@ -128,6 +128,8 @@ class _BubblewrapCell:
                 answer, _ = await asyncio.shield(asked)
             except asyncio.CancelledError:
                 kill()
+                # Nobody asks any more how it ended, not even when the launcher goes first.
+                asked.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await completed(asyncio.wait([asked], timeout=_KILL_PATIENCE_S))
                 raise
             for end in ends:
