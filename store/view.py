@@ -19,7 +19,7 @@ from store.interfaces import Objects
 from store.tree import Entry, EntryKind
 
 SYMLINKS_MAX = 40
-LOOKUPS_MAX = 300_000
+LOOKUPS_MAX = 100_000
 KNOWN_ENTRIES_MAX = 1_000_000
 
 
