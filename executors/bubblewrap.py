@@ -12,15 +12,15 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from executors.completion import completed
-from executors.errors import SandboxBroken
+from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
 from executors.launcher import Answer, Launcher
 from executors.output import Reader, Writer
@@ -64,10 +64,27 @@ class BubblewrapSandbox:
     async def start(cls, profile: Profile, settings: BubblewrapSettings) -> BubblewrapSandbox:
         """Start the launcher and find out what can be enforced here, by doing it.
 
-        Raises SandboxUnavailable when there are no namespaces to be had.
+        Raises SandboxUnavailable when there are no namespaces to be had, or no program can be started in them.
         """
         launcher, facts = await _start_launcher(profile, settings)
-        return cls(profile, settings, launcher, facts)
+        sandbox = cls(profile, settings, launcher, facts)
+        try:
+            await sandbox._try()
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    async def _try(self) -> None:
+        """Run a program, before anybody relies on it."""
+        with _probe_folder(self._settings) as folder:
+            try:
+                async with self.open(BindMount(str(folder)), Limits()) as cell:
+                    result = await cell.run(Job(("true",), (), b"", Limits()))
+            except SandboxBroken as error:
+                raise SandboxUnavailable(f"bwrap cannot start a program here: {error.detail or error}") from None
+        if result.exit_code != 0:
+            raise SandboxUnavailable(f"bwrap cannot run `true` here: {result}")
 
     @asynccontextmanager
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
@@ -140,8 +157,9 @@ class _BubblewrapCell:
                 end.close()
         if not answer["started"]:
             if not _out_of_memory(answer):
-                _log.error("bwrap did not start: %s", stderr.data.decode(errors="replace"))
-                raise SandboxBroken("the sandbox could not be set up; the server's log says why")
+                reason = stderr.data.decode(errors="replace").strip() or "it ended without a word"
+                _log.error("bwrap did not start: %s", reason)
+                raise SandboxBroken("the sandbox could not be set up; the server's log says why", detail=reason)
             stdout = stderr = Output()  # of bwrap, which had no room to bring the program up
         ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
         usage = answer["usage"] or [0, 0, None, None]
@@ -174,21 +192,26 @@ class _BubblewrapCell:
 
 
 async def _start_launcher(profile: Profile, settings: BubblewrapSettings) -> tuple[Launcher, dict[str, Any]]:
-    files, probe_folder = Files(), settings.probe_parent / f"probe-{secrets.token_hex(8)}"
     setup = {
         "uid": profile.user.uid,
         "gid": profile.user.gid,
         "bwrap": settings.bwrap,
         "bwrap_libraries": settings.libraries,
-        "probe_folder": str(probe_folder),
         "texts": {f"root{path}": text for path, text in profile.texts},
         "binds": {_staged(target): source for source, target in profile.binds if not _is_reachable(source)},
     }
-    probe_folder.mkdir(parents=True)
+    with _probe_folder(settings) as folder:
+        return await Launcher.start({**setup, "probe_folder": str(folder)}, profile.filter_program)
+
+
+@contextmanager
+def _probe_folder(settings: BubblewrapSettings) -> Iterator[Path]:
+    folder = settings.probe_parent / f"probe-{secrets.token_hex(8)}"
+    folder.mkdir(parents=True)
     try:
-        return await Launcher.start(setup, profile.filter_program)
+        yield folder
     finally:
-        await asyncio.to_thread(files.remove_tree, os.fsencode(probe_folder))
+        Files().remove_tree(os.fsencode(folder))
 
 
 def _is_reachable(path: str) -> bool:

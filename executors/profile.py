@@ -68,6 +68,8 @@ def build(*, interpreter: str | None = None, uid: int | None = None, read_only_p
     root; `read_only_paths` are shown to programs where they are. Raises SandboxUnavailable, saying what is missing.
     """
     privileged = os.geteuid() == 0
+    if uid is not None and not privileged:
+        raise SandboxUnavailable("`sandbox_uid` needs root: only root can start programs as somebody else")
     python = _find_interpreter(interpreter)
     system = tuple(path for path in ("/usr", *_SYSTEM_FOLDERS) if os.path.isdir(path) and not os.path.islink(path))
     links = tuple((os.readlink(path), path) for path in _SYSTEM_FOLDERS if os.path.islink(path))
@@ -77,6 +79,8 @@ def build(*, interpreter: str | None = None, uid: int | None = None, read_only_p
             raise SandboxUnavailable(
                 f"{path} cannot be shown to programs: {WORK} is where they work; choose another folder"
             )
+        if not os.path.isdir(path):
+            raise SandboxUnavailable(f"`read_only_paths`: {path} is not a folder")
     etc = [*_ETC_FILES, *sorted(glob.glob("/etc/python3*"))]
     binds = [(path, path) for path in etc if os.path.exists(path)]
     binds += [(os.path.realpath(path), path) for path in extra]
@@ -130,6 +134,8 @@ def _environment(interpreter: str) -> tuple[tuple[str, str], ...]:
         ("PIP_BREAK_SYSTEM_PACKAGES", "1"),
         ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
         ("PIP_NO_CACHE_DIR", "1"),
+        # Without a network a second try only takes time.
+        ("PIP_RETRIES", "0"),
         ("PYTHONHASHSEED", "0"),
         # Compiled caches go to a private place: in the tree they would differ from run to run and could be stale.
         ("PYTHONPYCACHEPREFIX", f"{HOME}/.cache/python"),
@@ -220,6 +226,8 @@ def find_bubblewrap(configured: str | None) -> tuple[str, tuple[str, ...]]:
     Raises SandboxUnavailable when there is none.
     """
     if configured:
+        if _bubblewrap_version(configured) < (0, 11):
+            raise SandboxUnavailable(f"`bubblewrap`: {configured} is not a bwrap, or one before 0.11")
         return configured, ()
     system = shutil.which("bwrap")
     if system and _bubblewrap_version(system) >= (0, 11):
@@ -242,6 +250,6 @@ def _bubblewrap_version(path: str) -> tuple[int, ...]:
         words = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=10, check=True
         ).stdout.split()
-        return tuple(int(part) for part in words[-1].split("."))
+        return tuple(int(part) for part in words[1].split(".")) if words[0] == "bubblewrap" else (0,)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return (0,)

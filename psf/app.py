@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from psf import runtimes
 from psf.api import server
 from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
+from psf.errors import CannotListen
 from psf.sessions import SessionService
 from store.files import Files
 from store.interfaces import HeadSweeper, Leases
@@ -41,7 +43,7 @@ DESCRIPTORS_WANTED = 65536
 async def serve(settings: Settings) -> AsyncIterator[str]:
     """A running server; gives its URL. When the context ends, running steps are finished first, for a while.
 
-    Raises ConfigurationError, StoreUnusable, SandboxUnavailable, OSError (the port).
+    Raises ConfigurationError, StoreUnusable, SandboxUnavailable, CannotListen.
     """
     async with build(settings) as application:
         runner = web.AppRunner(
@@ -54,12 +56,22 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.host, settings.port)
-            await site.start()
+            await _listen(site, settings)
             port = runner.addresses[0][1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             yield f"http://{host}:{port}"
         finally:
             await runner.cleanup()
+
+
+async def _listen(site: web.TCPSite, settings: Settings) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise CannotListen(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}; --host and --port choose another address"
+        ) from None
 
 
 @asynccontextmanager

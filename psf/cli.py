@@ -63,13 +63,30 @@ async def _serve_until_told(settings: config.Settings) -> int:
     from psf import app  # noqa: PLC0415 - `psf --version` need not wait for aiohttp
 
     told = asyncio.Event()
+    serving = asyncio.current_task()
+    assert serving is not None
+
+    def tell(number: int) -> None:
+        if told.is_set():
+            interrupted.append(number)
+            serving.cancel()
+        told.set()
+
+    interrupted: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
-    async with app.serve(settings) as url:
-        print(f"psf {psf.__version__} is ready on {url} (store: {settings.store})", flush=True)
-        await told.wait()
-        print("stopping: running steps are finished first", flush=True)
+        loop.add_signal_handler(number, tell, number)
+    try:
+        async with app.serve(settings) as url:
+            print(f"psf {psf.__version__} is ready on {url} (store: {settings.store})", flush=True)
+            await told.wait()
+            patience = f"up to {app.STOP_PATIENCE_S:g} s; once more stops at once"
+            print(f"stopping: running steps are finished first ({patience})", flush=True)
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        print("stopped: running steps were given up, their sessions have not changed", flush=True)
+        return 128 + interrupted[0]
     return 0
 
 

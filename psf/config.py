@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NUMBER_MAX = 1 << 50
+_MEMORY_BYTES_MIN = 16 * _MIB
+_MEMORIES = ("memory_bytes", "memory_bytes_max")
+_PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap")
+_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _POSITIVE = (
     "sandbox_uid", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
     "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes",
@@ -128,14 +132,30 @@ def _convert(name: str, value: Any, source: str) -> Any:
     if isinstance(value, str) and get_origin(kind) is tuple:
         value = [part for part in value.split(",") if part]
     if isinstance(value, str) and kind is bool:
-        value = value.lower()
+        value = _BOOLEANS.get(value.lower(), value)
     try:
         converted = msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{name}: {error} (from {source})") from None
+    except msgspec.ValidationError:
+        raise ConfigurationError(f"{name}: must be {_expected(kind)}, not {value!r} (from {source})") from None
+    if name in _PATHS:
+        converted = _expanded(converted)
     if fault := _fault(name, converted):
         raise ConfigurationError(f"{name}: {fault}, not {converted!r} (from {source})")
     return converted
+
+
+def _expanded(value: Any) -> Any:
+    """Paths as a shell would have them: a folder called `~` is never meant."""
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return os.path.abspath(os.path.expanduser(value)) if value else value
+
+
+def _expected(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    return words.get(kind, "a list of texts" if get_origin(kind) is tuple else "a text")
 
 
 def _fault(name: str, value: Any) -> str | None:
@@ -144,6 +164,8 @@ def _fault(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     maximum = 65535 if name == "port" else _NUMBER_MAX
+    if name in _MEMORIES and value < _MEMORY_BYTES_MIN:
+        return f"must be at least {_MEMORY_BYTES_MIN}: no program starts in less"
     if name in _POSITIVE and not 0 < value <= maximum:
         return f"must be greater than 0 and at most {maximum}"
     return None if 0 <= value <= maximum else f"must be at least 0 and at most {maximum}"

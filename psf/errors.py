@@ -15,6 +15,12 @@ class ConfigurationError(PsfError):
     code = "configuration"
 
 
+class CannotListen(PsfError):
+    """The server's address cannot be had. The text says which and what to type."""
+
+    code = "cannot_listen"
+
+
 class RuntimeUnknown(PsfError):
     """No language of this name."""
 

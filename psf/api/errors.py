@@ -72,7 +72,9 @@ def _status(error: Exception, table: dict[type[Any], int]) -> int | None:
 
 def _own(error: web.HTTPException, native: bool) -> web.Response:
     """aiohttp's own refusals (unknown path, wrong method, body over the cap) in our shapes."""
-    words = {413: "the body is larger than this server takes"}
+    words = {
+        413: "the body is larger than this server takes (body_bytes_max); files are base64, a third more than their size"
+    }
     response = _shape(error.status, f"http_{error.status}", words.get(error.status, error.reason), native)
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from aiohttp import web
@@ -19,12 +19,13 @@ from psf.api.schemas import (
     CreateSessionRequest,
     ExecuteSessionAnswer,
     ExecuteSessionRequest,
+    LeftOutPath,
     RunCodeAnswer,
     RunCodeRequest,
 )
 from psf.errors import InvalidField
 from psf.record import Order
-from store.snapshot import Ending
+from store.snapshot import Ending, LeftOut
 
 TENANT = "local"
 TTL_S_MAX = 10 * 365 * 86400.0
@@ -117,12 +118,33 @@ def to_answer(result: Result) -> RunCodeAnswer:
     succeeded = all(run.ending is Ending.EXITED and run.exit_code == 0 for run in stages.values())
     return RunCodeAnswer(
         "Success" if succeeded else "Failed",
-        "",
+        "; ".join(text for name, run in result.stages if (text := _over_limit(name, run))),
         _command(stages.get("compile")),
         _command(stages.get("run")),
         None,
         {name: base64.b64encode(data).decode() for name, data in result.fetched.items()},
+        left_out_paths(result.left_out),
     )
+
+
+def left_out_paths(left_out: Iterable[LeftOut]) -> list[LeftOutPath]:
+    return [_left_out_path(left) for left in left_out]
+
+
+def _left_out_path(left: LeftOut) -> LeftOutPath:
+    try:
+        return LeftOutPath(left.path.decode(), left.reason)
+    except UnicodeDecodeError:
+        return LeftOutPath(left.path.decode(errors="replace"), left.reason, base64.b64encode(left.path).decode())
+
+
+def _over_limit(stage: str, run: RunResult) -> str | None:
+    """What SandboxFusion's words cannot tell from a program that killed itself."""
+    if run.ending is Ending.OUT_OF_MEMORY:
+        return f"{stage}: killed, since it wanted more memory than its limit"
+    if run.ending is Ending.OUTPUT_LIMIT:
+        return f"{stage}: killed after {run.stdout.total_bytes + run.stderr.total_bytes} bytes of output"
+    return None
 
 
 def _command(run: RunResult | None) -> CommandResult | None:

@@ -52,13 +52,24 @@ class CommandResult(msgspec.Struct, frozen=True):
     stderr: str | None
 
 
+class LeftOutPath(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What could not be returned or kept, and why. `path_b64` when the path is not UTF-8."""
+
+    path: str
+    reason: str
+    path_b64: str | None = None
+
+
 class RunCodeAnswer(msgspec.Struct, frozen=True):
+    """`message` says what killed a program that was over a limit, and what went wrong with status SandboxError."""
+
     status: Literal["Success", "Failed", "SandboxError"]
     message: str
     compile_result: CommandResult | None
     run_result: CommandResult | None
     executor_pod_name: str | None
     files: dict[str, str]
+    left_out: list[LeftOutPath] = []
 
 
 class ExecuteSessionAnswer(msgspec.Struct, frozen=True):
@@ -72,6 +83,7 @@ class ExecuteSessionAnswer(msgspec.Struct, frozen=True):
     files: dict[str, str]
     session_id: str
     snapshot: str | None
+    left_out: list[LeftOutPath] = []
 
 
 class CreateSessionAnswer(msgspec.Struct, frozen=True):
@@ -117,6 +129,7 @@ class LogEntry(msgspec.Struct, frozen=True):
     step: int
     runtime: str | None
     endings: dict[str, str]
+    left_out: list[LeftOutPath]
     run: msgspec.Raw | None
 
 

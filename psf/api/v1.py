@@ -9,7 +9,7 @@ from aiohttp import web
 
 from psf.api import decode
 from psf.api.errors import answer
-from psf.api.fusion import TENANT
+from psf.api.fusion import TENANT, left_out_paths
 from psf.api.keys import SERVICE
 from psf.api.schemas import (
     ForkAnswer,
@@ -69,6 +69,7 @@ def _entry(move: Move, snapshot: Snapshot) -> LogEntry:
         step=snapshot.depth,
         runtime=snapshot.step.runtime if snapshot.step else None,
         endings={stage.name: str(stage.ending) for stage in snapshot.outcome.stages} if snapshot.outcome else {},
+        left_out=left_out_paths(snapshot.outcome.left_out) if snapshot.outcome else [],
         run=msgspec.Raw(move.run_record) if executed and move.run_record else None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -39,8 +40,14 @@ class Client(threading.Thread):
             self.number += 1
 
 
-def control_groups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").rglob("psf-*") if path.is_dir()}
+def abandoned_groups() -> set[str]:
+    """Control groups whose launcher is gone. Each is called after its launcher's pid and start time."""
+    found = set()
+    for path in Path("/sys/fs/cgroup").rglob("psf-*-*-*"):
+        pid, start = path.name.split("-")[2:]
+        if not is_alive((int(pid), start)):
+            found.add(str(path))
+    return found
 
 
 def mounts() -> list[str]:
@@ -51,7 +58,7 @@ def mounts() -> list[str]:
 def test_kill_9_amid_twenty_concurrent_executions_loses_nothing_acknowledged_and_leaves_nothing_behind(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    groups_before, mounts_before = control_groups(), mounts()
+    groups_before, mounts_before = abandoned_groups(), mounts()
     server = start_server()
     sessions = [server.session("bash") for _ in range(SESSIONS)]
     acknowledged: dict[str, list[str]] = {session: [] for session in sessions}
@@ -82,7 +89,7 @@ def test_kill_9_amid_twenty_concurrent_executions_loses_nothing_acknowledged_and
         assert not list(server.store.glob("probe-*"))
     assert sum(map(len, acknowledged.values())) > ROUNDS
     assert server.stop() == 0
-    assert eventually(lambda: control_groups() <= groups_before), "control groups were left"
+    assert eventually(lambda: abandoned_groups() <= groups_before), "control groups were left"
     _verify(tmp_path / "store", acknowledged)
 
 
@@ -120,3 +127,32 @@ def test_a_stopping_server_finishes_the_step_it_is_running(start_server: Callabl
     assert server.stop() == 0
     step.join()
     assert answers[0]["run_result"]["stdout"] == "done\n"  # type: ignore[index]
+
+
+def test_told_twice_a_server_stops_at_once(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    session = server.session("bash")
+    answers: list[str] = []
+
+    def execute() -> None:
+        try:
+            answers.append(server.execute(session, "echo x > f; sleep 600", keep="all", run_timeout=900)["status"])
+        except OSError:
+            answers.append("none")
+
+    step = threading.Thread(target=execute)
+    step.start()
+    time.sleep(0.5)
+    running = descendants(server.process.pid)
+    server.process.terminate()
+    time.sleep(0.5)
+    began_s = time.monotonic()
+    server.process.terminate()
+    assert server.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - began_s < 10
+    step.join()
+    assert answers[0] in ("none", "SandboxError")
+    assert eventually(lambda: not any(map(is_alive, running)))
+    assert "Traceback" not in server.log_text()
+    again = start_server()
+    assert len(again.log(session)) == 1

@@ -66,7 +66,7 @@ def test_an_answer_has_the_compatible_shape_and_names_session_and_snapshot(serve
     session = server.session("python")
     answer = server.execute(session, "print(1)")
     assert set(answer) == {
-        "status", "message", "compile_result", "run_result", "executor_pod_name", "files", "session_id", "snapshot",
+        "status", "message", "compile_result", "run_result", "executor_pod_name", "files", "session_id", "snapshot", "left_out",
     }  # fmt: skip
     assert answer["session_id"] == session
     assert len(bytes.fromhex(answer["snapshot"])) == 32
@@ -89,6 +89,14 @@ def test_only_fetched_files_persist_by_default(server: Server) -> None:
     )
     assert answer["files"] == {"kept": encoded("a\n")}
     assert server.execute(session, "ls")["run_result"]["stdout"] == "_psf_main.sh\nkept\n"
+
+
+def test_a_file_that_an_answer_cannot_carry_is_named(server: Server) -> None:
+    session = server.session("bash")
+    answer = server.execute(session, "head -c 65M /dev/zero > large; echo 1 > small", fetch_files=["large", "small"])
+    assert answer["files"] == {"small": encoded("1\n")}
+    assert [left["path"] for left in answer["left_out"]] == ["large"]
+    assert "67108864" in answer["left_out"][0]["reason"]
 
 
 def test_keep_all_keeps_the_work_directory_with_deletions_and_renamings(server: Server) -> None:
@@ -179,6 +187,8 @@ def test_outputs_that_are_not_regular_files_are_left_out_and_host_files_stay_unr
     code = "import os; os.symlink('/etc/shadow', 's'); os.mkfifo('f'); os.symlink('/proc/1/environ', 'e')"
     answer = server.execute(session, code, fetch_files=["s", "f", "e"], keep="all")
     assert answer["files"] == {}
+    assert answer["left_out"] == [{"path": "f", "reason": "a FIFO"}]
+    assert server.log(session)[0]["left_out"] == answer["left_out"]
     assert server.execute(session, "import os; print(sorted(os.listdir()))")["run_result"]["stdout"] == (
         "['_psf_main.py', 'e', 's']\n"
     )

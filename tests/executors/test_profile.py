@@ -100,8 +100,15 @@ def test_the_identity_is_the_same_for_the_same_system_and_another_for_another(pr
     assert other.identity() != profiles.build().identity()
 
 
-def test_a_configured_bwrap_is_taken_as_it_is() -> None:
-    assert profiles.find_bubblewrap("/my/bwrap") == ("/my/bwrap", ())
+def test_a_configured_bwrap_is_taken_before_all_others(tmp_path: Path) -> None:
+    bwrap = script(tmp_path / "mine", "echo bubblewrap 0.11.3")
+    assert profiles.find_bubblewrap(str(bwrap)) == (str(bwrap), ())
+
+
+@pytest.mark.parametrize("answer", ["bubblewrap 0.8.0", "true (GNU coreutils) 9.1", ""])
+def test_a_configured_bwrap_that_is_none_or_too_old_is_refused(tmp_path: Path, answer: str) -> None:
+    with pytest.raises(SandboxUnavailable, match="bubblewrap"):
+        profiles.find_bubblewrap(str(script(tmp_path / "mine", f"echo {answer}")))
 
 
 @pytest.mark.parametrize("answer", ["bubblewrap 0.11.0", "bubblewrap 0.12", "bubblewrap 1.0.0"])

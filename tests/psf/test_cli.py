@@ -51,6 +51,7 @@ def test_a_port_that_is_taken_is_status_1(tmp_path: Path) -> None:
         port = str(server.getsockname()[1])
         line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", port), 1)
     assert port in line
+    assert "--port" in line
 
 
 def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
@@ -71,3 +72,16 @@ def test_an_interpreter_that_is_not_there_is_told_with_what_to_do(tmp_path: Path
     line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--interpreter", "/no/python"), 1)
     assert "/no/python" in line
     assert "interpreter" in line
+
+
+@pytest.mark.parametrize("program", ["/bin/true", "/etc/passwd", "/no/bwrap"])
+def test_a_bubblewrap_that_is_none_is_refused_at_start(tmp_path: Path, program: str) -> None:
+    line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--bubblewrap", program), 1)
+    assert "bubblewrap" in line
+    assert program in line
+
+
+def test_a_folder_to_be_shown_that_is_not_there_is_told(tmp_path: Path) -> None:
+    line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--read-only-paths", "/no/where"), 1)
+    assert "read_only_paths" in line
+    assert "/no/where" in line

@@ -15,9 +15,9 @@ from psf.errors import ConfigurationError
 VALUES: dict[str, tuple[str, Any]] = {
     "host": ("localhost", "localhost"), "port": ("9", 9), "store": ("/s", "/s"), "allow_unauthenticated": ("true", True),
     "allowed_hosts": ("a,b", ("a", "b")), "slots": ("3", 3), "queue_patience_s": ("0.5", 0.5), "body_bytes_max": ("9", 9),
-    "retention_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("r.toml", "r.toml"),
+    "retention_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("/r.toml", "/r.toml"),
     "read_only_paths": ("/a,/b", ("/a", "/b")), "bubblewrap": ("/b", "/b"), "sandbox_uid": ("77", 77),
-    "workspace": ("copy", "copy"), "memory_bytes": ("5", 5), "memory_bytes_max": ("6", 6), "wall_time_s_max": ("7", 7.0),
+    "workspace": ("copy", "copy"), "memory_bytes": ("20000000", 20000000), "memory_bytes_max": ("30000000", 30000000), "wall_time_s_max": ("7", 7.0),
     "processes": ("8", 8), "output_kept_bytes": ("9", 9), "output_flood_bytes": ("10", 10), "file_bytes": ("11", 11),
     "scratch_bytes": ("12", 12), "log_level": ("debug", "debug"),
 }  # fmt: skip
@@ -60,6 +60,20 @@ def test_a_setting_can_be_given_by_flag_by_variable_and_by_file(name: str, tmp_p
         assert getattr(settings, name) == value
 
 
+def test_paths_are_taken_as_a_shell_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.chdir(tmp_path)
+    settings = config.load({"store": "~/psf", "read_only_paths": "~/data,here"}, {"PSF_BUBBLEWRAP": "./bwrap"})
+    assert settings.store == "/home/somebody/psf"
+    assert settings.read_only_paths == ("/home/somebody/data", str(tmp_path / "here"))
+    assert settings.bubblewrap == str(tmp_path / "bwrap")
+
+
+@pytest.mark.parametrize(("text", "value"), [("yes", True), ("On", True), ("1", True), ("no", False), ("FALSE", False)])
+def test_yes_and_no_have_many_spellings(text: str, value: bool) -> None:
+    assert config.load({}, {"PSF_ALLOW_UNAUTHENTICATED": text}).allow_unauthenticated is value
+
+
 def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "psf.toml"
     file.write_text("port = 1\nslots = 1\nprocesses = 1\n")
@@ -84,8 +98,10 @@ def test_nothing_given_means_the_defaults() -> None:
         ([], {"PSF_QUEUE_PATIENCE_S": "nan"}, ["queue_patience_s"]),
         ([], {"PSF_QUEUE_PATIENCE_S": "0"}, ["queue_patience_s"]),
         ([], {"PSF_MEMORY_BYTES": "0"}, ["memory_bytes"]),
-        ([], {"PSF_WORKSPACE": "zfs"}, ["PSF_WORKSPACE"]),
-        ([], {"PSF_LOG_LEVEL": "loud"}, ["PSF_LOG_LEVEL"]),
+        ([], {"PSF_MEMORY_BYTES": "1"}, ["memory_bytes", "16777216"]),
+        ([], {"PSF_WORKSPACE": "zfs"}, ["PSF_WORKSPACE", "auto, overlay, copy"]),
+        ([], {"PSF_LOG_LEVEL": "loud"}, ["PSF_LOG_LEVEL", "debug, info, warning, error"]),
+        ([], {"PSF_FILE_BYTES": "2GiB"}, ["PSF_FILE_BYTES", "whole number", "2GiB"]),
         ([], {"PSF_ALLOW_UNAUTHENTICATED": "maybe"}, ["PSF_ALLOW_UNAUTHENTICATED"]),
         (["--host", "0.0.0.0"], {}, ["host", "--allow-unauthenticated"]),
         (["--config", "/nowhere/psf.toml"], {}, ["/nowhere/psf.toml"]),

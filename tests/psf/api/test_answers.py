@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
 import pytest
 
 from executors.interfaces import Output, Result, RunResult, Usage
 from psf.api.fusion import to_answer
-from store.snapshot import Ending
+from store.snapshot import Ending, LeftOut
 from store.tree import EMPTY_TREE
 from tests.psf.api.conftest import Api
 
@@ -26,24 +27,30 @@ GOOD = ran(Ending.EXITED, 0)
 
 
 @pytest.mark.parametrize(
-    ("run", "status", "command", "code"),
+    ("run", "status", "command", "code", "message"),
     [
-        (GOOD, "Success", "Finished", 0),
-        (ran(Ending.EXITED, 3), "Failed", "Finished", 3),
-        (ran(Ending.EXITED, 137), "Failed", "Finished", 137),
-        (ran(Ending.SIGNALLED, None, 9), "Failed", "Finished", -9),
-        (ran(Ending.OUT_OF_MEMORY, None, 9), "Failed", "Finished", -9),
-        (ran(Ending.OUTPUT_LIMIT), "Failed", "Finished", -9),
-        (ran(Ending.TIMED_OUT), "Failed", "TimeLimitExceeded", None),
+        (GOOD, "Success", "Finished", 0, ""),
+        (ran(Ending.EXITED, 3), "Failed", "Finished", 3, ""),
+        (ran(Ending.EXITED, 137), "Failed", "Finished", 137, ""),
+        (ran(Ending.SIGNALLED, None, 9), "Failed", "Finished", -9, ""),
+        (
+            ran(Ending.OUT_OF_MEMORY, None, 9),
+            "Failed",
+            "Finished",
+            -9,
+            "run: killed, since it wanted more memory than its limit",
+        ),
+        (ran(Ending.OUTPUT_LIMIT, stdout=b"ab"), "Failed", "Finished", -9, "run: killed after 2 bytes of output"),
+        (ran(Ending.TIMED_OUT), "Failed", "TimeLimitExceeded", None, ""),
     ],
 )
 def test_an_ending_becomes_its_status_and_return_code(
-    run: RunResult, status: str, command: str, code: int | None
+    run: RunResult, status: str, command: str, code: int | None, message: str
 ) -> None:
     answer = seen(run=run)
     assert answer.status == status
     assert (answer.run_result.status, answer.run_result.return_code) == (command, code)
-    assert (answer.compile_result, answer.message, answer.executor_pod_name) == (None, "", None)
+    assert (answer.compile_result, answer.message, answer.executor_pod_name) == (None, message, None)
 
 
 def test_what_does_not_compile_has_no_run_result() -> None:
@@ -57,6 +64,14 @@ def test_output_that_is_not_text_is_shown_with_replacement_and_files_are_base64(
     assert answer.run_result.stdout == "a\ufffdb\0"
     assert base64.b64decode(answer.files["f"]) == b"\xff"
     assert answer.run_result.execution_time == 0.5
+
+
+def test_what_was_left_out_is_named_with_the_reason() -> None:
+    left_out = (LeftOut(b"pipe", "a FIFO"), LeftOut(b"\xff", "a device"))
+    answer = to_answer(Result(EMPTY_TREE, (("run", GOOD),), {}, left_out, False))
+    assert msgspec.to_builtins(answer.left_out) == [
+        {"path": "pipe", "reason": "a FIFO"}, {"path": "\ufffd", "reason": "a device", "path_b64": "/w=="},
+    ]  # fmt: skip
 
 
 async def test_times_and_numbers_may_be_given_as_text_and_unknown_fields_are_ignored(api: Api) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.psf.api.conftest import BODY_BYTES_MAX, Api, application
+from tests.psf.api.test_server import TOO_LARGE
 from tests.psf.service import Bench
 
 LONG = "n" * 256
@@ -79,7 +80,7 @@ async def test_a_wrong_field_is_named_and_the_session_is_as_it_was(
     before = await api.state(session)
     status, answer = await api.post("/execute_session", {"session_id": session, "code": "x", **fields})
     if not location:
-        assert (status, answer) == (413, {"detail": "the body is larger than this server takes"})
+        assert (status, answer) == (413, {"detail": TOO_LARGE})
     else:
         assert status == 422, answer
         (detail,) = answer["detail"]
