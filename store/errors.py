@@ -25,7 +25,7 @@ class ObjectDamaged(StoreError):
     code = "object_damaged"
 
     def __init__(self, kind: str, object_id: str, reason: str) -> None:
-        super().__init__(f"{kind} {object_id} is damaged: {reason}; `psf store check` names what depends on it")
+        super().__init__(f"{kind} {object_id} is damaged: {reason}")
         self.kind, self.object_id, self.reason = kind, object_id, reason
 
 

@@ -42,15 +42,16 @@ class Files:
 
     def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
         """Write all buffers, in order, with as few calls as the kernel allows; returns the bytes written."""
-        total = 0
+        total = first = 0
         pending = [memoryview(buffer) for buffer in buffers if buffer]
-        while pending:
-            written = os.writev(descriptor, pending[:IOV_MAX])
+        while first < len(pending):
+            written = os.writev(descriptor, pending[first : first + IOV_MAX])
             total += written
-            while pending and written >= len(pending[0]):
-                written -= len(pending.pop(0))
+            while first < len(pending) and written >= len(pending[first]):
+                written -= len(pending[first])
+                first += 1
             if written:
-                pending[0] = pending[0][written:]
+                pending[first] = pending[first][written:]
         return total
 
     def sync(self, descriptor: int) -> None:

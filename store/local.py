@@ -37,7 +37,7 @@ class LocalStore:
     def __init__(self, root: Path, files: Files | None = None) -> None:
         self.root, self._files = root, files or Files()
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
+            self._make_root()
             with _turn(root):
                 self._open()
         except OSError as error:
@@ -49,6 +49,11 @@ class LocalStore:
     def close(self) -> None:
         self.heads.close()
         self.objects.close()
+
+    def _make_root(self) -> None:
+        if not self.root.exists():
+            self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
+            self._files.sync_directory(str(self.root.parent))
 
     def _open(self) -> None:
         self._check_format()

@@ -6,7 +6,8 @@
 
 The packs are the write-ahead log: what a commit puts is appended in one writev and made durable by one fdatasync, which
 commits in flight share (the first waiter syncs for all). A record is header and payload; the id in the header is the hash
-of the payload, so a torn tail is recognised and cut when its pack is next taken over. Nobody cuts a pack whose lock is held.
+of the payload, so a torn tail is recognised and cut when its pack is next taken over. Nobody cuts a pack whose lock is held,
+and nobody cuts what a whole record follows: that is damage, not a torn tail, and what lies beyond it is read on.
 
 A deduplication hit counts only where the bytes are known to be durable after our next sync: in our own pack or a sealed one.
 """
@@ -14,19 +15,29 @@ A deduplication hit counts only where the bytes are known to be durable after ou
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from store import files as files_module
 from store.errors import ObjectDamaged, ObjectMissing, StoreUnusable
 from store.files import Files, read_exactly
-from store.ids import BlobId, Kind, hasher, object_id
-from store.index import PACK_HEADER, RECORD, Name, Place, read_records, record_header
+from store.ids import BlobId, Kind, object_id
+from store.index import (
+    PACK_HEADER,
+    RECORD,
+    Name,
+    Place,
+    Record,
+    is_whole,
+    next_whole_record,
+    read_records,
+    record_at,
+    record_header,
+)
+from store.large import LARGE_BYTES, LargeBlobs
 
-LARGE_BYTES = 128 << 10
 SEAL_BYTES = 64 << 20
 PENDING_BYTES_MAX = 4 << 20
 PACK_MODE = 0o600
@@ -37,11 +48,10 @@ class PackObjects:
     """`Objects` and `ObjectLister` on a local file system. One per process and store folder; any number of threads."""
 
     def __init__(self, root: Path, files: Files, *, seal_bytes: int = SEAL_BYTES) -> None:
-        self._root, self._files, self._seal_bytes = root, files, seal_bytes
+        self._files, self._seal_bytes = files, seal_bytes
         self._packs = root / "packs"
-        self._large = root / "large"
-        for folder in (self._packs, self._large):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._packs.mkdir(parents=True, exist_ok=True)
+        self._large = LargeBlobs(root / "large", files)
         files.sync_directory(str(root))
         self._state = threading.Condition()
         self._index: dict[Name, Place] = {}
@@ -52,9 +62,8 @@ class PackObjects:
         self._pending_bytes = 0
         self._put_count = self._synced_count = 0
         self._syncing = False
-        self._large_known: set[bytes] = set()
-        self._fans_known: set[int] = set()
         self._own: _OpenPack | None = None
+        self._own_numbers: set[int] = set()
         self._load()
 
     # -- Objects ----------------------------------------------------------------------------------------------------
@@ -62,7 +71,7 @@ class PackObjects:
     def put(self, kind: Kind, data: bytes) -> bytes:
         name = (kind, object_id(kind, data))
         if kind is Kind.BLOB and len(data) >= LARGE_BYTES:
-            self._put_large(name[1], lambda target: self._files.write(target, data))
+            self._large.put(name[1], lambda target: self._files.write(target, data))
             return name[1]
         if self._pending_bytes >= PENDING_BYTES_MAX:
             self.sync()
@@ -79,16 +88,7 @@ class PackObjects:
             if len(data) < size_bytes:
                 raise OSError(errno.EIO, "a file is shorter than said")
             return BlobId(self.put(Kind.BLOB, data))
-        if os.fstat(descriptor).st_size < size_bytes:
-            raise OSError(errno.EIO, "a file is shorter than said")
-        name = _hash_file(descriptor, size_bytes)
-
-        def fill(target: int) -> None:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            self._files.copy(descriptor, target, size_bytes)
-
-        self._put_large(name, fill)
-        return BlobId(name)
+        return self._large.put_file(descriptor, size_bytes)
 
     def get(self, kind: Kind, object_id: bytes) -> bytes:
         name = (kind, object_id)
@@ -98,7 +98,7 @@ class PackObjects:
         if pending is not None:
             return pending
         if place is None:
-            large = self._read_large(object_id) if kind is Kind.BLOB else None
+            large = self._large.read(object_id) if kind is Kind.BLOB else None
             if large is not None:
                 return large
             with self._state:
@@ -124,9 +124,7 @@ class PackObjects:
         finally:
             with self._state:
                 self._syncing = False
-                if places is None:
-                    self._abandon()
-                else:
+                if places is not None:
                     self._index.update(places)
                     for name, data in batch.items():
                         del self._pending[name]
@@ -141,9 +139,8 @@ class PackObjects:
             self._read_foreign()
             names = set(self._index) | set(self._foreign) | set(self._pending)
         yield from names
-        for fan in sorted(self._large.iterdir()):
-            for file in sorted(fan.iterdir()):
-                yield Kind.BLOB, bytes.fromhex(fan.name + file.name)
+        for name in self._large:
+            yield Kind.BLOB, name
 
     def find_missing(self, objects: Collection[Name]) -> set[Name]:
         with self._state:
@@ -151,11 +148,13 @@ class PackObjects:
             if missing - self._foreign.keys():
                 self._read_foreign()
             missing -= self._foreign.keys()
-        return {name for name in missing if not (name[0] is Kind.BLOB and self._large_path(name[1]).exists())}
+        return {name for name in missing if not (name[0] is Kind.BLOB and self._large.has(name[1]))}
 
     def close(self) -> None:
-        """Close every descriptor. What was not synced is lost, as after a crash."""
+        """Close every descriptor, when a sync under way has ended. What was not synced is lost, as after a crash."""
         with self._state:
+            while self._syncing:
+                self._state.wait()
             for descriptor in self._readers.values():
                 os.close(descriptor)
             self._readers.clear()
@@ -174,41 +173,74 @@ class PackObjects:
             buffers += (record_header(*name, len(data)), data)
             places[name] = Place(pack.number, offset + RECORD.size, len(data))
             offset += RECORD.size + len(data)
-        self._files.append(pack.descriptor, buffers)
-        self._files.sync(pack.descriptor)
+        self._append(pack, buffers)
         pack.end = offset
         if pack.end >= self._seal_bytes:
             self._own = None
             self._rename_sealed(pack.number)
         return places
 
-    def _abandon(self) -> None:
-        """After a failed write or sync, never use that descriptor again: the kernel may have dropped its pages."""
+    def _append(self, pack: _OpenPack, buffers: list[bytes]) -> None:
+        """Append and sync, or leave the pack as it was; after a failed sync never use it again: the kernel may have dropped its
+        pages.
+        """
         self._own = None
+        try:
+            self._files.append(pack.descriptor, buffers)
+        except OSError:
+            # Nothing of it was promised, and a full disk must not be filled with it.
+            self._files.truncate(pack.descriptor, pack.end)
+            self._own = pack
+            raise
+        self._files.sync(pack.descriptor)
+        self._own = pack
 
     def _new_pack(self) -> _OpenPack:
+        number = 1 + max((_number(path) for path in self._packs.iterdir()), default=0)
+        while (descriptor := self._try_new_pack(number)) is None:
+            number += 1
+        return _OpenPack(number, descriptor, len(PACK_HEADER))
+
+    def _try_new_pack(self, number: int) -> int | None:
+        """The descriptor of a new pack of this number; None when another process has one."""
         # Locked before it has a name, so that no other process can take it for an abandoned one.
         descriptor = self._files.unnamed(str(self._packs), PACK_MODE)
         try:
             files_module.lock(descriptor, wait=False)
             self._files.append(descriptor, [PACK_HEADER])
             self._files.sync(descriptor)
-            number = 1 + max((_number(path) for path in self._packs.iterdir()), default=0)
-            while not self._name_pack(descriptor, number):
-                number += 1
-            self._files.sync_directory(str(self._packs))
+            named = self._name_pack(descriptor, number)
+            if named:
+                self._files.sync_directory(str(self._packs))
         except BaseException:
             os.close(descriptor)
+            with self._state:
+                self._own_numbers.discard(number)  # whoever takes it over may append to it
             raise
-        self._readers[number] = descriptor
-        return _OpenPack(number, descriptor, len(PACK_HEADER))
+        if not named:
+            os.close(descriptor)
+            return None
+        with self._state:
+            self._readers[number] = descriptor
+        return descriptor
 
     def _name_pack(self, descriptor: int, number: int) -> bool:
+        """Call our pack so, unless another process has a pack of that number, also one that it seals meanwhile."""
         path = self._packs / f"{number:08d}.open"
-        if path.exists() or path.with_suffix(".pack").exists():
+        sealed = path.with_suffix(".pack")
+        if path.exists() or sealed.exists():
             return False
+        with self._state:
+            self._own_numbers.add(number)  # before it can be seen, so that no reader of ours takes it for another's
         self._files.link(descriptor, str(path))
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        ours = _still_named(descriptor, path)
+        if ours and not sealed.exists():
+            return True
+        if ours:
+            self._files.unlink(str(path))
+        with self._state:
+            self._own_numbers.discard(number)
+        return False
 
     def _rename_sealed(self, number: int) -> None:
         path = self._packs / f"{number:08d}.open"
@@ -220,13 +252,16 @@ class PackObjects:
     def _load(self) -> None:
         for path in sorted(self._packs.iterdir()):
             if path.suffix == ".pack":
-                self._read_pack(_number(path), self._index, len(PACK_HEADER), verify=False)
+                self._read_whole_pack(_number(path), verify=False)
             elif path.suffix == ".open":
                 self._take_over(path)
         self._read_foreign()
 
     def _take_over(self, path: Path) -> None:
-        """Adopt a pack whose writer is gone: cut its torn tail, make the rest durable, go on with it or seal it."""
+        """Adopt a pack whose writer is gone: cut its torn tail, make the rest durable, go on with it or seal it.
+
+        One with damage in it is sealed as it is: where its end should be is not sure.
+        """
         try:
             descriptor = self._files.open(str(path), os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
@@ -236,10 +271,12 @@ class PackObjects:
             return
         number = _number(path)
         self._readers[number] = descriptor
-        end = self._read_pack(number, self._index, len(PACK_HEADER), verify=True)
-        self._files.truncate(descriptor, end)
+        self._own_numbers.add(number)
+        end, damaged = self._read_whole_pack(number, verify=True)
+        if not damaged:
+            self._files.truncate(descriptor, end)
         self._files.sync(descriptor)
-        if self._own is None and end < self._seal_bytes:
+        if self._own is None and end < self._seal_bytes and not damaged:
             self._own = _OpenPack(number, descriptor, end)
         else:
             self._rename_sealed(number)
@@ -248,22 +285,45 @@ class PackObjects:
         """Learn what other processes have added since the last look; the caller holds the lock (or is alone)."""
         for path in sorted(self._packs.iterdir()):
             number = _number(path)
-            if self._own is not None and number == self._own.number:
+            if number in self._own_numbers:
                 continue
             if path.suffix == ".pack" and number in self._readers and number not in self._foreign_ends:
                 continue
             start = self._foreign_ends.get(number, len(PACK_HEADER))
-            self._foreign_ends[number] = self._read_pack(number, self._foreign, start, verify=True)
+            self._foreign_ends[number] = self._read_foreign_pack(number, start)
 
-    def _read_pack(self, number: int, into: dict[Name, Place], start: int, *, verify: bool) -> int:
-        descriptor = self._reader(number)
-        if os.pread(descriptor, len(PACK_HEADER), 0) != PACK_HEADER:
-            raise StoreUnusable(f"pack {number} does not begin as a pack of this format")
+    def _read_foreign_pack(self, number: int, start: int) -> int:
+        """What another process has appended since `start`, up to what is not whole yet; returns where that begins."""
         end = start
-        for name, offset, length in read_records(descriptor, start, verify=verify):
-            into[name] = Place(number, offset, length)
-            end = offset + length
+        for record in read_records(self._checked_reader(number), start, verify=True):
+            self._foreign[record.name] = Place(number, record.offset, record.length)
+            end = record.end
         return end
+
+    def _read_whole_pack(self, number: int, *, verify: bool) -> tuple[int, bool]:
+        """Index a pack that nobody appends to; returns where its last record ends, and whether there is damage before that."""
+        descriptor = self._checked_reader(number)
+        end, damaged = len(PACK_HEADER), False
+        position: int | None = end
+        while position is not None:
+            last: Record | None = None
+            for last in read_records(descriptor, position, verify=verify):
+                self._index[last.name] = Place(number, last.offset, last.length)
+                end = last.end
+            position = _beyond_damage(descriptor, end, last if not verify else None)
+            if position is not None:
+                damaged = True
+                lost = record_at(descriptor, end, position)
+                if lost is not None and lost.end == position:
+                    # Its header is whole: whoever asks for it is told that it is damaged, not that it never was.
+                    self._index[lost.name] = Place(number, lost.offset, lost.length)
+        return end, damaged
+
+    def _checked_reader(self, number: int) -> int:
+        descriptor = self._reader(number)
+        if read_exactly(descriptor, len(PACK_HEADER), 0) != PACK_HEADER:
+            raise StoreUnusable(f"pack {number} does not begin as a pack of this format")
+        return descriptor
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -291,43 +351,6 @@ class PackObjects:
             raise ObjectDamaged(kind.word, expected.hex(), "its bytes do not match its name")
         return data
 
-    # -- large blobs ------------------------------------------------------------------------------------------------
-
-    def _large_path(self, name: bytes) -> Path:
-        digits = name.hex()
-        return self._large / digits[:2] / digits[2:]
-
-    def _put_large(self, name: bytes, fill: Callable[[int], None]) -> None:
-        if name in self._large_known:
-            return
-        path = self._large_path(name)
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            descriptor = self._files.unnamed(str(self._large))
-            try:
-                fill(descriptor)
-                if _hash_file(descriptor, os.fstat(descriptor).st_size) != name:
-                    raise OSError(errno.EIO, "a file changed while it was stored")
-                self._files.sync(descriptor)
-                self._files.link(descriptor, str(path))
-            finally:
-                os.close(descriptor)
-        # Also for names that were there: another process, or we before a failure, may not have synced the directory.
-        self._files.sync_directory(str(path.parent))
-        if name[0] not in self._fans_known:
-            self._files.sync_directory(str(self._large))
-            self._fans_known.add(name[0])
-        self._large_known.add(name)
-
-    def _read_large(self, name: bytes) -> bytes | None:
-        try:
-            data = self._large_path(name).read_bytes()
-        except FileNotFoundError:
-            return None
-        if object_id(Kind.BLOB, data) != name:
-            raise ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
-        return data
-
 
 class _OpenPack:
     """The pack this process appends to. `end` is where the next record goes, in bytes."""
@@ -350,7 +373,13 @@ def _still_named(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _hash_file(descriptor: int, size_bytes: int) -> bytes:
-    with mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ) as pages, memoryview(pages) as view:
-        digest: bytes = hasher(Kind.BLOB).update(view).digest()
-    return digest
+def _beyond_damage(descriptor: int, end: int, unverified: Record | None) -> int | None:
+    """Where records go on after the one that ends at `end`; None when nothing whole follows, as after a torn tail.
+
+    `unverified` is that last record when it was not verified: a wrong length in its header leads astray.
+    """
+    if end == os.fstat(descriptor).st_size:
+        return None
+    if unverified is not None and not is_whole(descriptor, unverified):
+        return next_whole_record(descriptor, unverified.start + 1)
+    return next_whole_record(descriptor, end)

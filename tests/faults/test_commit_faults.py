@@ -19,8 +19,9 @@ from store.capture import load_tree, put_tree
 from store.check import check
 from store.faulty import FaultyFiles
 from store.ids import Kind, SnapshotId
+from store.large import LARGE_BYTES
 from store.local import LocalStore
-from store.packs import LARGE_BYTES, PackObjects
+from store.packs import PackObjects
 from store.snapshot import EMPTY_SNAPSHOT, EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import file_of, move, session
 from store.tree import Entry, EntryKind, entry_blob

@@ -16,8 +16,9 @@ from store.files import Files
 from store.heads import SqliteHeads
 from store.ids import Kind
 from store.interfaces import Heads
+from store.large import LARGE_BYTES
 from store.memory import MemoryHeads, MemoryObjects
-from store.packs import LARGE_BYTES, PackObjects
+from store.packs import PackObjects
 from store.testing import SweptHeads, move, nobody, session, snapshot_name
 
 SEAL_BYTES = 400

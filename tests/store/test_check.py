@@ -13,8 +13,8 @@ from store import snapshot as snapshots
 from store.capture import put_tree
 from store.check import check
 from store.ids import Kind, SnapshotId, TreeId
+from store.large import LARGE_BYTES
 from store.local import LocalStore
-from store.packs import LARGE_BYTES
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import move, session
 from store.tree import EMPTY_TREE, Entry, EntryKind

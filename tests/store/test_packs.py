@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from store.files import Files, open_directory
 from store.ids import Kind, blob_id, object_id
 from store.index import PACK_HEADER, RECORD
 from store.interfaces import Objects
-from store.packs import LARGE_BYTES, PENDING_BYTES_MAX, PackObjects
+from store.large import LARGE_BYTES
+from store.packs import PENDING_BYTES_MAX, PackObjects
 from store.testing import ObjectsContract
 from tests.store.live import as_user
 from tests.store.workbench import filled
@@ -333,3 +334,55 @@ def test_descriptors_do_not_pile_up(tmp_path: Path) -> None:
     for number in range(5):
         filled(tmp_path, *(b"%d %d" % (number, turn) for turn in range(20)), seal_bytes=200)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_disk_that_stays_full_is_not_filled_with_attempts(tmp_path: Path) -> None:
+    class Full(Files):
+        full = True
+
+        def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
+            if self.full and len(buffers) > 1:
+                super().append(descriptor, [buffers[0]])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().append(descriptor, buffers)
+
+    files = Full()
+    store = PackObjects(tmp_path, files)
+    name = store.put(Kind.BLOB, b"waits")
+    descriptors = None
+    for _ in range(20):
+        with pytest.raises(OSError, match="No space"):
+            store.sync()
+        descriptors = descriptors or len(os.listdir("/proc/self/fd"))
+    assert packs(tmp_path) == ["00000001.open"]
+    assert (tmp_path / "packs" / "00000001.open").stat().st_size == len(PACK_HEADER)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    files.full = False
+    store.sync()
+    store.close()
+    again = PackObjects(tmp_path, Files())
+    assert again.get(Kind.BLOB, name) == b"waits"
+    again.close()
+
+
+def test_a_number_that_another_process_seals_meanwhile_is_not_taken(tmp_path: Path) -> None:
+    class Stalled(Files):
+        """Between looking for a free number and taking it, another process fills and seals a pack of that number."""
+
+        def __init__(self) -> None:
+            self.other: list[bytes] = []
+
+        def link(self, descriptor: int, path: str) -> None:
+            if path.endswith("00000001.open") and not self.other:
+                self.other.extend(filled(tmp_path, b"a" * 100, seal_bytes=50))
+            super().link(descriptor, path)
+
+    files = Stalled()
+    store = PackObjects(tmp_path, files, seal_bytes=50)
+    mine = store.put(Kind.BLOB, b"b" * 100)
+    store.sync()
+    store.close()
+    assert packs(tmp_path) == ["00000001.pack", "00000002.pack"]
+    again = PackObjects(tmp_path, Files())
+    assert [again.get(Kind.BLOB, name) for name in (*files.other, mine)] == [b"a" * 100, b"b" * 100]
+    again.close()
