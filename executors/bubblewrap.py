@@ -134,10 +134,13 @@ class _BubblewrapCell:
             kill_tasks.add(asyncio.ensure_future(self._launcher.tell("kill", number)))
 
         limits = job.limits
-        readers = [Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill) for _ in range(2)]
-        stdin = Writer(job.stdin)
-        ends: list[Reader | Writer] = [stdin, *readers]
+        ends: list[Reader | Writer] = []
         try:
+            ends.append(Writer(job.stdin))
+            readers: list[Reader] = []
+            for _ in ("stdout", "stderr"):
+                readers.append(Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill))
+                ends.append(readers[-1])
             asked = asyncio.ensure_future(
                 self._launcher.ask("run", [end.inner for end in ends], number=number, **self._order(job))
             )

@@ -15,7 +15,7 @@ from executors import paths
 from executors.completion import completed
 from executors.errors import FilesTooLarge
 from executors.interfaces import Cell, Job, Request, Result, RunResult, Sandbox
-from executors.paths import Place
+from executors.paths import WORK, Place
 from store.capture import Captured
 from store.edit import FileEdit, place_file, put_files
 from store.files import Files, Owner, open_directory
@@ -24,7 +24,18 @@ from store.interfaces import Objects
 from store.pool import Workspaces
 from store.snapshot import LeftOut
 from store.tree import logical_time_s
-from store.view import DirectoryView, Patience, Regular, TooFar, TooLarge, View, follow
+from store.view import (
+    DirectoryView,
+    KnownTrees,
+    Patience,
+    Regular,
+    TooFar,
+    TooLarge,
+    TreeView,
+    View,
+    destination,
+    follow,
+)
 from store.workspace import Workspace
 
 THREADS = 8
@@ -130,14 +141,15 @@ class LocalExecutor:
         except BaseException:
             self._workspaces.discard(workspace)
             raise
-        self._workspaces.release(workspace, tree, captured)
-        return Result(
+        result = Result(
             tree,
             _with_hit(stages, captured.hit) if captured else stages,
             gathered.fetched,
             (*gathered.left_out, *(captured.left_out if captured else ())),
             workspace.warm,
         )
+        self._workspaces.release(workspace, tree, captured)
+        return result
 
     def _read(self, request: Request, workspace: Workspace, gathered: _Gathered) -> tuple[TreeId, Captured | None]:
         """The tree that the step leaves, and the capture that it comes from if there was one."""
@@ -146,7 +158,11 @@ class LocalExecutor:
             captured = workspace.capture(request.number)
             return captured.tree, captured
         if request.keep == "fetched":
-            return put_files(self._objects, request.tree, gathered.edits, request.number), None
+            stored = TreeView(KnownTrees(self._objects), request.tree)
+            mount = tuple(WORK.strip("/").encode().split(b"/"))
+            patience = Patience()
+            edits = {destination(stored, path, mount, patience): edit for path, edit in gathered.edits.items()}
+            return put_files(self._objects, request.tree, edits, request.number), None
         return request.tree, None
 
     def _gather(self, request: Request, view: View, gathered: _Gathered, *, scratch: bytes | None) -> None:

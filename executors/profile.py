@@ -55,9 +55,15 @@ class Profile(msgspec.Struct, frozen=True):
 
     def identity(self) -> bytes:
         """Digest of all that a result may depend on of the system that programs see."""
-        paths = ("/etc/os-release", "/var/lib/dpkg/status", "/etc/apk/world", self.interpreter)
+        # What lies elsewhere on the host is ours (pip), and may lie anywhere.
+        shown = [target for source, target in self.binds if source == target]
+        paths = ("/etc/os-release", "/var/lib/dpkg/status", "/etc/apk/world", self.interpreter, *shown)
         stamps = [_stamp(path) for path in paths]
-        facts = [VERSION, os.uname().machine, self.links, self.system, self.environment, self.interpreter, stamps]
+        targets = [target for _, target in self.binds]
+        facts = [
+            VERSION, os.uname().machine, self.links, self.system, self.environment, self.interpreter, stamps, targets, self.texts,
+            self.filter_program, self.hostname, self.shared_memory_bytes,
+        ]  # fmt: skip
         return blake3.blake3(msgspec.msgpack.encode(facts)).digest()
 
 

@@ -182,9 +182,10 @@ def _check_store_is_hidden(store: Path, profile: Profile) -> None:
     """Refuse a store that programs could read."""
     visible = [*profile.system, *(source for source, _ in profile.binds)]
     for folder in visible:
-        if store.resolve().is_relative_to(Path(folder).resolve()):
+        shown, hidden = Path(folder).resolve(), store.resolve()
+        if hidden.is_relative_to(shown) or shown.is_relative_to(hidden):
             raise SandboxUnavailable(
-                f"the store {store} lies below {folder}, which programs can read; choose another folder"
+                f"the store {store} and {folder}, which programs can read, overlap; choose another folder"
             )
 
 

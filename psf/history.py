@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from store import snapshot as snapshots
 from store.errors import NotInHistory
-from store.ids import PREFIX_DIGITS_MIN, Kind, SnapshotId, is_prefix
+from store.ids import ID_BYTES, PREFIX_DIGITS_MIN, Kind, SnapshotId, is_prefix
 from store.interfaces import Heads, Objects, Session
 from store.snapshot import Snapshot
 
@@ -25,6 +25,8 @@ def find_snapshot(objects: Objects, heads: Heads, session: Session, reference: s
     if _STEPS_BACK.match(text):
         return _steps_back(objects, session.head, int(text[1:]), text)
     if is_prefix(text) and not isinstance(reference, int):
+        if (whole := _whole_id(heads, session, text)) is not None:
+            return whole
         found = {identity for identity in _history(objects, heads, session) if identity.hex().startswith(text)}
         if len(found) == 1:
             return found.pop()
@@ -36,6 +38,15 @@ def find_snapshot(objects: Objects, heads: Heads, session: Session, reference: s
     if not is_prefix(text):
         reason = f"is no snapshot id (at least {PREFIX_DIGITS_MIN} hexadecimal digits), step number or -n"
     raise NotInHistory(text[:80], reason)
+
+
+def _whole_id(heads: Heads, session: Session, text: str) -> SnapshotId | None:
+    """The snapshot of this id, when the session's head has stood there: no ancestor need be read then."""
+    if len(text) < 2 * ID_BYTES:
+        return None
+    identity = SnapshotId(bytes.fromhex(text))
+    stood = identity == session.head or identity in _logged(heads, session.session_id)
+    return identity if stood else None
 
 
 def ancestors(objects: Objects, start: SnapshotId) -> Iterator[tuple[SnapshotId, Snapshot]]:

@@ -10,6 +10,7 @@ import blake3
 import msgspec
 
 from psf.errors import ConfigurationError, RuntimeUnknown
+from store.capture import RESERVED_PREFIX
 
 
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,8 +87,12 @@ def _row(name: str, given: object, source: str) -> Runtime:
         row = msgspec.convert(given, Runtime)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{source}: [{name}]: {error}") from None
-    if "/" in row.file or "\0" in row.file or row.file in ("", ".", ".."):
-        raise ConfigurationError(f"{source}: [{name}]: `file` must be a plain file name, not {row.file!r}")
+    if "/" in row.file or "\0" in row.file or not row.file.encode().startswith(RESERVED_PREFIX):
+        # Else it could stand in the way of a file of the tree, and would be kept as one.
+        reserved = RESERVED_PREFIX.decode()
+        raise ConfigurationError(
+            f"{source}: [{name}]: `file` must be a plain file name that begins with {reserved}, not {row.file!r}"
+        )
     if not row.run or row.compile == ():
         raise ConfigurationError(f"{source}: [{name}]: `{'compile' if row.run else 'run'}` names no program")
     return msgspec.structs.replace(row, name=name)

@@ -148,19 +148,23 @@ class Capture:
             return None
         if before is not None and self._stats.get(path) == stat_key(status):
             return before
+        if stat.S_ISDIR(mode) and directory_tree(before) is not None:
+            return self._subdirectory(parent, path, below, before)
+        target = _target(parent, path[-1]) if stat.S_ISLNK(mode) else None
+        if before is not None and before.kind is EntryKind.SYMLINK and before.content == target:
+            return before
         self._entries += 1
         if self._entries > self._limits.entries:
             return self._leave_out(path, f"more than {self._limits.entries} changed entries", "inodes")
-        if stat.S_ISLNK(mode):
-            return self._symlink(parent, path)
+        if target is not None:
+            return self._symlink(target, path)
         if stat.S_ISREG(mode):
             return self._file(parent, path)
         if stat.S_ISDIR(mode):
             return self._subdirectory(parent, path, below, before)
         return self._leave_out(path, _special_word(mode))
 
-    def _symlink(self, parent: int, path: Path) -> Entry | None:
-        target = os.fsencode(os.readlink(path[-1], dir_fd=parent))
+    def _symlink(self, target: bytes, path: Path) -> Entry | None:
         if not 0 < len(target) <= trees.TARGET_BYTES_MAX:
             return self._leave_out(path, "a symlink whose target is empty or too long")
         return Entry(path[-1], EntryKind.SYMLINK, target, len(target), self._number)
@@ -254,6 +258,10 @@ def open_regular(name: bytes, directory: int) -> int | None:
 def _settled(entry: Entry, before: Entry | None) -> Entry:
     """Writing what was already there changes nothing, not even its time."""
     return before if before is not None and before.same_content(entry) else entry
+
+
+def _target(directory: int, name: bytes) -> bytes:
+    return os.fsencode(os.readlink(name, dir_fd=directory))
 
 
 def _sorted_scan(descriptor: int) -> list[os.DirEntry[str]]:

@@ -45,9 +45,10 @@ class CheckReport(msgspec.Struct, frozen=True):
 
 def check(objects: ListedObjects, heads: HeadSweeper) -> CheckReport:
     """Read every byte of the store, and follow every head and log entry down to the last blob. Changes nothing."""
+    # Heads first: what they need was there before them, also beside a server that goes on.
+    roots = list(heads.roots())
     names = set(objects)
     damaged = {name: problem for name in names if (problem := _problem(objects, name)) is not None}
-    roots = list(heads.roots())
     reachable: set[Name] = set()
     whole = True
     for _, snapshot in roots:

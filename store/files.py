@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 PRIVATE_DIRECTORY_MODE = 0o700
@@ -83,7 +83,17 @@ class Files:
             os.close(anchor)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy `length` bytes between descriptors from their positions, inside the kernel where it can."""
+        """Copy the first `length` bytes of a file into an empty one, inside the kernel where it can. Holes stay holes."""
+        for start, end in _extents(source, length):
+            os.lseek(source, start, os.SEEK_SET)
+            os.lseek(target, start, os.SEEK_SET)
+            self._copy_extent(source, target, end - start)
+        if os.fstat(source).st_size < length:
+            raise OSError(errno.EIO, "a file became shorter while it was copied")
+        os.ftruncate(target, length)
+
+    @staticmethod
+    def _copy_extent(source: int, target: int, length: int) -> None:
         remaining = length
         while remaining:
             try:
@@ -212,6 +222,21 @@ def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
         length -= len(part)
         offset += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _extents(descriptor: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where the first `length` bytes of a file hold data: start and end of each piece. What lies between is zeros."""
+    end = 0
+    while end < length:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        if start < length:
+            yield start, min(end, length)
 
 
 def _scan(descriptor: int) -> list[os.DirEntry[str]]:

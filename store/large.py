@@ -57,11 +57,7 @@ class LargeBlobs:
             raise OSError(errno.EIO, "a file is shorter than said")
         name = _hash_file(descriptor, size_bytes)
 
-        def fill(target: int) -> None:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            self._files.copy(descriptor, target, size_bytes)
-
-        self.put(name, fill)
+        self.put(name, lambda target: self._files.copy(descriptor, target, size_bytes))
         return BlobId(name)
 
     def read(self, name: bytes) -> bytes | None:

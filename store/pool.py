@@ -119,20 +119,25 @@ class Workspaces:
     def _hold_base(self, tree: TreeId, user: str) -> Path:
         """The folder of a whole tree, materialized once: built aside and renamed in, so that it is never seen half-made."""
         path = self._bases / tree.hex()
-        with self._state:
-            building = self._building.setdefault(tree, threading.Lock())
-        with building:
+        while True:
             with self._state:
-                known = tree in self._base_users
-                if known:
-                    self._count_user(tree, user)
-            if not known:
-                self._build_base(tree, path)
+                building = self._building.setdefault(tree, threading.Lock())
+            with building:
                 with self._state:
-                    self._count_user(tree, user)
-        with self._state:
-            self._building.pop(tree, None)
-        return path
+                    if self._building.get(tree) is not building:
+                        continue  # whoever built it has ended; it may be gone again
+                    known = tree in self._base_users
+                    if known:
+                        self._count_user(tree, user)
+                try:
+                    if not known:
+                        self._build_base(tree, path)
+                        with self._state:
+                            self._count_user(tree, user)
+                finally:
+                    with self._state:
+                        del self._building[tree]
+            return path
 
     def _count_user(self, tree: TreeId, user: str) -> None:
         self._base_users[tree] = self._base_users.get(tree, 0) + 1

@@ -127,6 +127,16 @@ class OverlayView:
             os.close(descriptor)
 
 
+class TreeView:
+    """A tree alone: what is stored."""
+
+    def __init__(self, known: KnownTrees, tree: TreeId) -> None:
+        self._known, self._tree = known, tree
+
+    def look(self, path: Path, size_bytes_max: int) -> Found:
+        return look_in_tree(self._known, self._tree, path, size_bytes_max)
+
+
 def look_in_tree(known: KnownTrees, tree: TreeId, path: Path, size_bytes_max: int) -> Found:
     entry = known.find(tree, path)
     if entry is None or entry.kind is EntryKind.DIRECTORY:
@@ -165,10 +175,22 @@ def follow(view: View, path: Path, size_bytes_max: int, mount: Path = (), patien
         return TooFar()
     if path and all(map(trees.is_name, path)) and isinstance(found := view.look(path, size_bytes_max), Regular):
         return found  # as nearly always: no symlink on the way
-    return _followed(view, path, size_bytes_max, mount, patience)
+    return _followed(view, path, size_bytes_max, mount, patience)[1]
 
 
-def _followed(view: View, path: Path, size_bytes_max: int, mount: Path, patience: Patience) -> Found:
+def destination(view: View, path: Path, mount: Path, patience: Patience) -> Path:
+    """Where writing to `path` writes in a view: through symlinks to what they lead to, to `path` itself where they lead nowhere."""
+    if not path:
+        return path
+    place, found = _followed(view, path, -1, mount, patience)
+    if isinstance(found, TooLarge):  # than nothing: a file, of which only the place is wanted
+        return place
+    place, found = _followed(view, path[:-1], -1, mount, patience)
+    return (*place, path[-1]) if isinstance(found, Folder) else path
+
+
+def _followed(view: View, path: Path, size_bytes_max: int, mount: Path, patience: Patience) -> tuple[Path, Found]:
+    """What `path` names, and where that stands."""
     ahead, followed = list(path), 0
     behind: Path = ()
     while ahead:
@@ -177,25 +199,25 @@ def _followed(view: View, path: Path, size_bytes_max: int, mount: Path, patience
             continue
         if name == b"..":
             if not behind:
-                return None
+                return behind, None
             behind = behind[:-1]
             continue
         if not patience.lasts_for(len(behind) + 1):
-            return TooFar()
+            return behind, TooFar()
         found = view.look((*behind, name), -1 if ahead else size_bytes_max) if trees.is_name(name) else None
         if isinstance(found, Link):
             followed += 1
             start, target = _redirected(found.target, behind, mount)
             if start is None or followed > SYMLINKS_MAX:
-                return None
+                return behind, None
             behind, ahead = start, target + ahead
         elif not ahead:
-            return found
+            return (*behind, name), found
         elif isinstance(found, Folder):
             behind = (*behind, name)
         else:
-            return None
-    return Folder()
+            return behind, None
+    return behind, Folder()
 
 
 def _redirected(target: bytes, behind: Path, mount: Path) -> tuple[Path | None, list[bytes]]:

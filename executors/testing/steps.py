@@ -50,6 +50,13 @@ class StepsContract(HistoryFixtures):
         assert history.contents() == STARTED
         assert await history.says("./run; cat link") == "ran\n2"
 
+    async def test_a_file_fetched_through_symlinks_stays_where_they_lead(self, history: History) -> None:
+        await history.shell("mkdir v1; echo 1 > v1/kept; ln -s v1 latest; ln -s v1/kept note")
+        await history.shell("echo 2 > latest/out; echo 3 > note", keep="fetched", fetch=("latest/out", "note"))
+        assert history.contents() == {
+            "latest": b"-> v1", "note": b"-> v1/kept", "v1": None, "v1/kept": b"3\n", "v1/out": b"2\n",
+        }  # fmt: skip
+
     async def test_what_later_steps_change_delete_and_rename_is_captured(self, history: History) -> None:
         await history.shell(START)
         await history.shell("echo more >> a; rm d/b run; mv d/e empty/moved; rm link; mkdir link")

@@ -7,6 +7,7 @@ import pwd
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from executors import profile as profiles
@@ -175,3 +176,16 @@ async def test_read_only_paths_are_shown_where_they_are_and_cannot_be_written(st
 def test_a_read_only_path_where_programs_work_is_refused(path: str) -> None:
     with pytest.raises(SandboxUnavailable, match="cannot be shown"):
         profiles.build(read_only_paths=(path,))
+
+
+def test_what_programs_are_shown_and_how_they_are_confined_is_part_of_the_identity(tmp_path: Path) -> None:
+    plain = profiles.build()
+    assert profiles.build(read_only_paths=(str(tmp_path),)).identity() != plain.identity()
+    for other in ({"filter_program": None}, {"hostname": "other"}, {"texts": ()}, {"shared_memory_bytes": 1}):
+        assert msgspec.structs.replace(plain, **other).identity() != plain.identity()
+
+
+def test_where_psf_itself_is_installed_is_not(tmp_path: Path) -> None:
+    plain = profiles.build()
+    moved = tuple((f"/elsewhere{source}" if source != target else source, target) for source, target in plain.binds)
+    assert msgspec.structs.replace(plain, binds=moved).identity() == plain.identity()

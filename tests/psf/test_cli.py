@@ -68,6 +68,12 @@ def test_a_store_that_programs_could_read_is_refused() -> None:
     assert not Path("/usr/share/psf-test-store").exists()
 
 
+def test_a_folder_to_be_shown_that_lies_in_the_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s" / "packs").mkdir(parents=True)
+    flags = ("serve", "--store", str(tmp_path / "s"), "--port", "0", "--read-only-paths", str(tmp_path / "s" / "packs"))
+    assert "overlap" in refused(run(*flags), 1)
+
+
 def test_an_interpreter_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--interpreter", "/no/python"), 1)
     assert "/no/python" in line

@@ -184,3 +184,22 @@ def test_a_history_with_a_hole_is_an_error_and_not_a_shorter_history() -> None:
     torn = History(first, MemoryObjects())
     with pytest.raises(ObjectMissing):
         torn.find(0)
+
+
+def test_a_whole_id_where_the_head_has_stood_is_found_without_reading_snapshots() -> None:
+    """However long the history is."""
+    history = History()
+    chain = [history.step() for _ in range(30)]
+    gets = 0
+
+    class Counting(MemoryObjects):
+        def get(self, kind: Kind, object_id: bytes) -> bytes:
+            nonlocal gets
+            gets += 1
+            return super().get(kind, object_id)
+
+    counting = Counting()
+    counting._objects = history.objects._objects  # type: ignore[attr-defined]
+    history.objects = counting
+    assert [history.find(identity.hex()) for identity in chain] == chain
+    assert gets == 0

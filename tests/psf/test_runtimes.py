@@ -52,7 +52,7 @@ def test_the_environment_digest_depends_on_row_system_interpreter_and_sandbox() 
 def test_a_file_of_ones_own_adds_and_replaces_languages(tmp_path: Path) -> None:
     file = tmp_path / "more.toml"
     file.write_text(
-        '[awk]\ntitle = "AWK"\nfile = "_psf_main.awk"\nrun = ["awk", "-f", "_psf_main.awk"]\n[bash]\ntitle = "mine"\nfile = "x.sh"\nrun = ["sh", "x.sh"]\n'
+        '[awk]\ntitle = "AWK"\nfile = "_psf_main.awk"\nrun = ["awk", "-f", "_psf_main.awk"]\n[bash]\ntitle = "mine"\nfile = "_psf_mine.sh"\nrun = ["sh", "_psf_mine.sh"]\n'
     )
     rows = runtimes.load(file)
     assert rows["awk"].name == "awk"
@@ -67,6 +67,8 @@ def test_a_file_of_ones_own_adds_and_replaces_languages(tmp_path: Path) -> None:
         "[a]",
         '[a]\ntitle = 1\nfile = "f"\nrun = []',
         '[a]\ntitle = "t"\nfile = "f"\nrun = ["r"]\nspeed = 1',
+        '[a]\ntitle = "t"\nfile = "Main.java"\nrun = ["r"]',
+        '[a]\ntitle = "t"\nfile = "_psf_/x"\nrun = ["r"]',
         "a = 1",
     ],
 )

@@ -104,6 +104,19 @@ def test_denied_rights_hide_nothing(tmp_path: Path, upper: int, layout: str, mod
     as_user(12345, work)
 
 
+@pytest.mark.parametrize("layout", ["overlay", "copy"])
+def test_what_did_not_change_is_not_counted(tmp_path: Path, upper: int, layout: str) -> None:
+    """Else a step that does nothing would lose entries of a tree that is larger than what a step may change."""
+    objects = MemoryObjects()
+    for number in range(3):
+        os.makedirs(tmp_path / f"d{number}")
+        os.symlink("target", tmp_path / f"d{number}" / "link")
+    before = capture(objects, tmp_path).read_copy(upper, {}).tree
+    reading = Capture(objects, before, 2, CaptureLimits(entries=1))
+    captured = reading.read_overlay(upper, PREFIX) if layout == "overlay" else reading.read_copy(upper, {})
+    assert (captured.tree, captured.left_out, captured.hit) == (before, (), ())
+
+
 def test_a_character_device_in_a_copy_is_no_whiteout(tmp_path: Path, upper: int) -> None:
     if os.geteuid() != 0:
         pytest.skip("devices need root")

@@ -15,7 +15,8 @@ from store.check import check
 from store.ids import Kind, SnapshotId, TreeId
 from store.large import LARGE_BYTES
 from store.local import LocalStore
-from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
+from store.memory import MemoryHeads, MemoryObjects
+from store.snapshot import EMPTY_SNAPSHOT_BYTES, EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import move, session
 from store.tree import EMPTY_TREE, Entry, EntryKind
 
@@ -132,3 +133,17 @@ def test_a_long_history_needs_no_more_stack(store: LocalStore) -> None:
     assert report.clean
     assert report.snapshots == 3000
     assert report.garbage == 0
+
+
+def test_a_store_that_is_written_to_meanwhile_is_not_called_broken() -> None:
+    """A server may go on while its store is checked: what it adds after the look at the heads is not looked for."""
+    heads = MemoryHeads()
+
+    class Busy(MemoryObjects):
+        def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
+            names = list(super().__iter__())
+            snapshot = SnapshotId(self.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES))
+            heads.create([msgspec.structs.replace(session("late"), head=snapshot)], "create")
+            return iter(names)
+
+    assert check(Busy(), heads).clean

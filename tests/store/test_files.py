@@ -177,3 +177,15 @@ def test_a_copy_from_a_file_that_became_shorter_fails(tmp_path: Path) -> None:
         pytest.raises(OSError, match="shorter"),
     ):
         Files().copy(source.fileno(), target.fileno(), 1001)
+
+
+@pytest.mark.parametrize("pieces", [(), (0,), (1 << 20,), (0, 3 << 20), (5 << 20,)])
+def test_a_copy_of_a_sparse_file_is_equal_and_as_sparse(tmp_path: Path, pieces: tuple[int, ...]) -> None:
+    length = (5 << 20) + 4096
+    with (tmp_path / "source").open("w+b") as source, (tmp_path / "target").open("w+b") as target:
+        os.truncate(source.fileno(), length)
+        for offset in pieces:
+            os.pwrite(source.fileno(), b"data" * 1024, offset)
+        Files().copy(source.fileno(), target.fileno(), length)
+        assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+        assert os.fstat(target.fileno()).st_blocks <= os.fstat(source.fileno()).st_blocks + 8

@@ -25,7 +25,9 @@ from store.view import (
     Regular,
     TooFar,
     TooLarge,
+    TreeView,
     View,
+    destination,
     follow,
     look_in_tree,
 )
@@ -194,6 +196,21 @@ def test_a_tree_alone_can_be_looked_into() -> None:
     assert look_in_tree(KnownTrees(objects), tree, (b"dir", b"inner"), 100) == INNER  # type: ignore[arg-type]
     assert look_in_tree(KnownTrees(objects), tree, (), 100) == Folder()  # type: ignore[arg-type]
     assert look_in_tree(KnownTrees(objects), tree, (b"to_file", b"x"), 100) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("file", "file"), ("new", "new"), ("dir/new", "dir/new"), ("to_file", "file"), ("to_dir/new", "dir/new"),
+        ("to_dir/inner", "dir/inner"), ("dotted", "file"), ("absolute", "dir/inner"), ("dangling", "dangling"),
+        ("to_file/x", "to_file/x"), ("passwd", "passwd"), ("nowhere/new", "nowhere/new"), ("loop", "loop"), ("root/new", "new"),
+    ],
+)  # fmt: skip
+def test_writing_to_a_path_writes_where_symlinks_lead(path: str, where: str) -> None:
+    objects, (tree,) = _tree_objects()
+    view = TreeView(KnownTrees(objects), tree)  # type: ignore[arg-type]
+    found = destination(view, tuple(path.encode().split(b"/")), MOUNT, Patience())
+    assert b"/".join(found).decode() == where
 
 
 def test_symlinks_that_multiply_are_followed_so_far_and_no_further(tmp_path: Path) -> None:
