@@ -1,6 +1,8 @@
 # Two commands for everybody: `make demo` and `make test`. Each sets up what it needs by itself (.ci/setup).
 
 BIN := .venv/bin
+# What finds more the longer it runs; `make soak` runs it with many more examples, and with what is marked slow.
+SOAKED := tests/properties tests/faults tests/psf/test_session_machine.py tests/executors/test_cancelling.py tests/e2e/test_crash.py
 
 .PHONY: help setup demo test check fmt lint type soak lock clean
 
@@ -19,7 +21,7 @@ test: .venv/.stamp ## run the tests
 	@$(BIN)/python -m pytest
 
 soak: .venv/.stamp ## run the long batteries
-	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m slow --timeout 3600
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(SOAKED)
 
 check: lint type ## everything that can be said without running the tests
 

@@ -18,6 +18,7 @@ from psf.sessions import SessionService
 
 BODIES_MAX = 16
 """So many bodies of the largest size may be held at once, or more of smaller ones."""
+SMALL_BODY_BYTES = 64 << 10
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -74,7 +75,8 @@ def _bounded_bodies(body_bytes_max: int) -> Middleware:
         size = request.content_length
         if size is None:
             size = body_bytes_max if request.can_read_body else 0
-        size = min(size, body_bytes_max)
+        # Small ones always go by: a few that never come must not keep everybody out.
+        size = min(size, body_bytes_max) if size > SMALL_BODY_BYTES else 0
         if size > room:
             raise Overloaded("the bodies of other requests take all the room there is")
         room -= size

@@ -18,6 +18,7 @@ from store.snapshot import Limits
 from tests.psf.service import Bench
 
 BODY_BYTES_MAX = 1 << 20
+TOO_LARGE = "the body is larger than this server takes (body_bytes_max); files are base64, a third more than their size"
 CAPABILITIES = Capabilities("fake", "copy", {"files": "nothing is run"}, ("network: nothing is run",))
 
 

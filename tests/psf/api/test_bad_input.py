@@ -11,8 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.psf.api.conftest import BODY_BYTES_MAX, Api, application
-from tests.psf.api.test_server import TOO_LARGE
+from tests.psf.api.conftest import BODY_BYTES_MAX, TOO_LARGE, Api, application
 from tests.psf.service import Bench
 
 LONG = "n" * 256

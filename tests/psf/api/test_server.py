@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from psf.api import decode, server
-from tests.psf.api.conftest import BODY_BYTES_MAX, Api
+from tests.psf.api.conftest import BODY_BYTES_MAX, TOO_LARGE, Api
 
 JSON = "application/json"
-TOO_LARGE = "the body is larger than this server takes (body_bytes_max); files are base64, a third more than their size"
+SMALL = b'{"code": "1", "language": "bash"}'
+LARGE = SMALL + b" " * server.SMALL_BODY_BYTES
 
 
 class Answer:
@@ -236,17 +237,18 @@ async def test_bodies_take_so_much_room_and_no_more(api: Api) -> None:
         writer.write(head)
         await writer.drain()
     for _ in range(100):
-        answer = await wire(api, post("/run_code", b'{"code": "1", "language": "bash"}'))
+        answer = await wire(api, post("/run_code", LARGE))
         if answer.status == 504:
             break
         await asyncio.sleep(0.01)
     assert answer.body == {"detail": "the bodies of other requests take all the room there is; try again later"}
     assert (await api.get("/healthz"))[0] == 200
+    assert (await wire(api, post("/run_code", SMALL))).status == 200
     for _, writer in slow:
         writer.close()
         await writer.wait_closed()
     for _ in range(500):
-        answer = await wire(api, post("/run_code", b'{"code": "1", "language": "bash"}'))
+        answer = await wire(api, post("/run_code", LARGE))
         if answer.status == 200:
             break
         await asyncio.sleep(0.01)
