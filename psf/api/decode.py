@@ -177,7 +177,8 @@ def code(text: str) -> bytes:
 def seconds(field: str, value: float, maximum: float) -> float:
     """A time limit: finite, positive, at most the server's maximum (a longer one is cut to it)."""
     if not math.isfinite(value) or value <= 0:
-        raise InvalidField(("body", field), "must be a finite number of seconds greater than 0", str(value))
+        given = value if math.isfinite(value) else str(value)
+        raise InvalidField(("body", field), "must be a finite number of seconds greater than 0", given)
     return min(value, maximum)
 
 
