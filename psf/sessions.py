@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from executors.completion import completed
 from executors.errors import Overloaded
 from executors.interfaces import Executor, Request, Result, StageRequest
 from psf import record
@@ -104,7 +105,9 @@ class SessionService:
             started_s = self._clock()
             result = await self._executor.execute(self._request(parent, runtime, order))
             run_record = record.run_record(result, started_s, self._run_facts)
-            snapshot = await _finished(lambda: self._commit(session, parent, runtime, order, result, run_record))
+            # To its end even when the caller goes away: the turn must not end while it is under way.
+            commit = _to_thread(lambda: self._commit(session, parent, runtime, order, result, run_record))
+            snapshot = await completed(commit)
             return Executed(result, snapshot)
 
     async def rollback(self, session_id: str, tenant: str, to: str | int) -> SnapshotId:
@@ -117,7 +120,7 @@ class SessionService:
             session = await self.get(session_id, tenant, retained=True)
             target = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
             move = Move(0, "rollback", session.head, target, self._clock(), b"")
-            await _finished(lambda: self._heads.advance(session_id, session.head, move))
+            await completed(_to_thread(lambda: self._heads.advance(session_id, session.head, move)))
         return target
 
     async def fork(
@@ -224,16 +227,6 @@ class _Turn:
 
 async def _to_thread(act: Callable[[], _Value]) -> _Value:
     return await asyncio.to_thread(act)
-
-
-async def _finished(act: Callable[[], _Value]) -> _Value:
-    """Do a commit to its end even when the caller goes away: the turn must not end while it is under way."""
-    commit = asyncio.ensure_future(_to_thread(act))
-    try:
-        return await asyncio.shield(commit)
-    except asyncio.CancelledError:
-        await asyncio.wait([commit])
-        raise
 
 
 def _new_id() -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -62,18 +63,17 @@ def put_tree(objects: Objects, entries: Iterable[Entry]) -> TreeId:
     return TreeId(objects.put(Kind.TREE, trees.encode(entries)))
 
 
-def find_entry(objects: Objects, root: TreeId, path: Path) -> Entry | None:
-    """The entry at `path` below `root`, following no symlink; None when there is none."""
+def entries_by_name(objects: Objects, tree: TreeId) -> dict[bytes, Entry]:
+    return {entry.name: entry for entry in load_tree(objects, tree)}
+
+
+def find_entry(entries: Callable[[TreeId], Mapping[bytes, Entry]], root: TreeId, path: Path) -> Entry | None:
+    """The entry at `path` below `root`, following no symlink; None when there is none. `entries` reads one tree."""
     entry: Entry | None = None
-    tree = root
-    for position, name in enumerate(path):
-        entry = next((entry for entry in load_tree(objects, tree) if entry.name == name), None)
-        if entry is None:
-            return None
-        if position < len(path) - 1:
-            if entry.kind is not EntryKind.DIRECTORY:
-                return None
-            tree = trees.entry_tree(entry)
+    tree: TreeId | None = root
+    for name in path:
+        entry = entries(tree).get(name) if tree is not None else None
+        tree = directory_tree(entry)
     return entry
 
 
@@ -90,7 +90,8 @@ def lower_tree(
     if origin is None:
         return directory_tree(below.get(name)), False
     if origin.startswith(b"/"):
-        return directory_tree(find_entry(objects, root, tuple(origin.strip(b"/").split(b"/")))), True
+        place = tuple(origin.strip(b"/").split(b"/"))
+        return directory_tree(find_entry(partial(entries_by_name, objects), root, place)), True
     return directory_tree(below.get(origin)), True
 
 
@@ -127,8 +128,8 @@ class Capture:
 
         `before` is the tree that stood at this path, from which unchanged entries keep their `changed`.
         """
-        below = {entry.name: entry for entry in load_tree(self._objects, lower)} if lower else {}
-        previous = {entry.name: entry for entry in load_tree(self._objects, before)} if before else {}
+        below = entries_by_name(self._objects, lower) if lower else {}
+        previous = entries_by_name(self._objects, before) if before else {}
         entries = dict(below)
         for item in _sorted_scan(descriptor):
             name = os.fsencode(item.name)
@@ -211,7 +212,7 @@ class Capture:
         `changed` belongs to a path, so that the same step gives the same tree where the kernel can rename directories
         and where it cannot.
         """
-        previous = {entry.name: entry for entry in load_tree(self._objects, before)} if before else {}
+        previous = entries_by_name(self._objects, before) if before else {}
         entries = []
         for entry in load_tree(self._objects, tree):
             old = previous.get(entry.name)

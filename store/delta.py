@@ -15,7 +15,7 @@ import stat
 import msgspec
 
 from store import tree as trees
-from store.capture import Path, load_tree
+from store.capture import Path, entries_by_name
 from store.files import Files, Owner, mode_of, open_directory
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
@@ -50,8 +50,7 @@ class Delta:
         """Make `directory` (over `base`), which shows `old`, show `new`."""
         if old == new:
             return
-        before = {entry.name: entry for entry in load_tree(self._objects, old)}
-        after = {entry.name: entry for entry in load_tree(self._objects, new)}
+        before, after = entries_by_name(self._objects, old), entries_by_name(self._objects, new)
         for name in before.keys() - after.keys():
             self._remove(name, directory)
             if base is not None and mode_of(name, base) is not None:

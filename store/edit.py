@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from store import tree as trees
-from store.capture import Path, load_tree, put_tree
+from store.capture import Path, entries_by_name, put_tree
 from store.delta import DIRECTORY_MODE, FILE_MODES
 from store.files import Files, Owner, mode_of, open_directory
 from store.ids import Kind, TreeId
@@ -26,7 +26,7 @@ def put_files(objects: Objects, tree: TreeId, files: Mapping[Path, FileEdit], nu
     """The tree with `files` in it, by path. Directories are made; what stands in a file's way gives way. O(files * depth)."""
     if not files:
         return tree
-    entries = {entry.name: entry for entry in load_tree(objects, tree)}
+    entries = entries_by_name(objects, tree)
     below: dict[bytes, dict[Path, FileEdit]] = {}
     for path, file in files.items():
         if len(path) > 1:

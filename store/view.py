@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from store import tree as trees
-from store.capture import Path, directory_tree, load_tree, lower_tree, open_regular
+from store.capture import Path, entries_by_name, find_entry, lower_tree, open_regular
 from store.files import mode_of, open_directory, read_exactly
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
@@ -71,18 +71,13 @@ class KnownTrees:
         if known is None:
             if self._entries > KNOWN_ENTRIES_MAX:
                 self._known, self._entries = {}, 0
-            known = self._known[tree] = {entry.name: entry for entry in load_tree(self.objects, tree)}
+            known = self._known[tree] = entries_by_name(self.objects, tree)
             self._entries += len(known)
         return known
 
     def find(self, root: TreeId, path: Path) -> Entry | None:
         """The entry at `path` below `root`, following no symlink; None when there is none."""
-        entry: Entry | None = None
-        tree: TreeId | None = root
-        for name in path:
-            entry = self.entries(tree).get(name) if tree is not None else None
-            tree = directory_tree(entry)
-        return entry
+        return find_entry(self.entries, root, path)
 
 
 class View(Protocol):

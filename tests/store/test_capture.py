@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from store.capture import Capture, CaptureLimits, StatKey, find_entry, load_tree, put_tree, stat_key
+from store.capture import Capture, CaptureLimits, StatKey, entries_by_name, find_entry, load_tree, put_tree, stat_key
 from store.files import Files, open_directory
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
@@ -97,7 +98,7 @@ def test_denied_rights_hide_nothing(tmp_path: Path, upper: int, layout: str, mod
         reading = capture(objects, tmp_path)
         captured = reading.read_overlay(upper, PREFIX) if layout == "overlay" else reading.read_copy(upper, {})
         assert contents(objects, captured.tree) == {b"d": None, b"d/file": b"data", b"file": b"data"}
-        entry = find_entry(objects, captured.tree, (b"d", b"file"))
+        entry = find_entry(partial(entries_by_name, objects), captured.tree, (b"d", b"file"))
         assert entry is not None
         assert entry.kind is (EntryKind.EXECUTABLE if mode & 0o100 else EntryKind.FILE)
 
@@ -129,11 +130,11 @@ def test_paths_are_found_in_trees() -> None:
     objects = MemoryObjects()
     inner = put_tree(objects, [Entry(b"f", EntryKind.SYMLINK, b"x", 1, 1)])
     outer = put_tree(objects, [Entry(b"d", EntryKind.DIRECTORY, inner, 0, 1)])
-    found = find_entry(objects, outer, (b"d", b"f"))
+    found = find_entry(partial(entries_by_name, objects), outer, (b"d", b"f"))
     assert found is not None
     assert found.content == b"x"
     for path in ((), (b"f",), (b"d", b"g"), (b"d", b"f", b"g")):
-        assert find_entry(objects, outer, path) is None
+        assert find_entry(partial(entries_by_name, objects), outer, path) is None
 
 
 # -- the cost of a step ---------------------------------------------------------------------------------------------------
