@@ -10,6 +10,7 @@ import os
 import sqlite3
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from store.interfaces import Lease, Move, Session
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30.0
+BUSY_PAUSE_S = 0.005
 
 _SCHEMA = """
 create table sessions (
@@ -60,7 +62,7 @@ class SqliteHeads:
             self._database = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            self._database.execute("pragma journal_mode=wal")
+            self._enter_wal()
             self._database.execute("pragma synchronous=full")
             self._database.execute("pragma foreign_keys=on")
             self._prepare()
@@ -133,6 +135,17 @@ class SqliteHeads:
     def close(self) -> None:
         with self._lock:
             self._database.close()
+
+    def _enter_wal(self) -> None:
+        """SQLite's own time-out does not hold for this one switch: of two that make a database at once, one is turned away."""
+        for attempts_left in reversed(range(int(BUSY_TIMEOUT_S / BUSY_PAUSE_S))):
+            try:
+                self._database.execute("pragma journal_mode=wal")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not attempts_left:
+                    raise
+                time.sleep(BUSY_PAUSE_S)
 
     def _prepare(self) -> None:
         with self._transaction() as database:

@@ -88,7 +88,7 @@ class LocalStore:
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """One opens at a time: two that make a store at once would trip over each other, and SQLite waits for nobody then."""
+    """One opens at a time: one that makes a store must not be taken for a folder with something else in it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         files_module.lock(descriptor, wait=True)
