@@ -98,7 +98,7 @@ class SessionService:
         """
         session = await self.get(session_id, tenant)
         self._runtimes.get(order.runtime or session.runtime)
-        async with self._turn(session_id):
+        async with self._turn(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
             runtime = self._runtimes.get(order.runtime or session.runtime)
             parent = await _to_thread(lambda: self._snapshot(session.head))
@@ -106,7 +106,7 @@ class SessionService:
             result = await self._executor.execute(self._request(parent, runtime, order))
             run_record = record.run_record(result, started_s, self._run_facts)
             # To its end even when the caller goes away: the turn must not end while it is under way.
-            commit = _to_thread(lambda: self._commit(session, parent, runtime, order, result, run_record))
+            commit = _to_thread(lambda: self._commit(session, parent, runtime, order, result, run_record, epoch))
             snapshot = await completed(commit)
             return Executed(result, snapshot)
 
@@ -116,11 +116,11 @@ class SessionService:
         `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory.
         """
         await self.get(session_id, tenant)
-        async with self._turn(session_id):
+        async with self._turn(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
             target = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
             move = Move(0, "rollback", session.head, target, self._clock(), b"")
-            await completed(_to_thread(lambda: self._heads.advance(session_id, session.head, move)))
+            await completed(_to_thread(lambda: self._heads.advance(session_id, session.head, move, epoch=epoch)))
         return target
 
     async def fork(
@@ -132,18 +132,20 @@ class SessionService:
         """
         if not 1 <= len(names) <= FORKS_MAX:
             raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", len(names))
-        session = await self.get(session_id, tenant, retained=True)
-        head = session.head
-        if start is not None:
-            head = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
-        now_s = self._clock()
-        forks = [
-            msgspec.structs.replace(
-                session, session_id=_new_id(), name=name, head=head, created_at_s=now_s, used_at_s=now_s
-            )
-            for name in names
-        ]
-        await _to_thread(lambda: self._heads.create(forks, "fork"))
+        # A turn of its own: what is forked must stay until it is, even if the session it is forked from is dropped now.
+        async with self._turn(f"fork {_new_id()}") as epoch:
+            session = await self.get(session_id, tenant, retained=True)
+            head = session.head
+            if start is not None:
+                head = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
+            now_s = self._clock()
+            forks = [
+                msgspec.structs.replace(
+                    session, session_id=_new_id(), name=name, head=head, created_at_s=now_s, used_at_s=now_s
+                )
+                for name in names
+            ]
+            await completed(_to_thread(lambda: self._heads.create(forks, "fork", epoch=epoch)))
         return forks
 
     async def log(self, session_id: str, tenant: str, *, before: int | None, limit: int) -> list[tuple[Move, Snapshot]]:
@@ -180,7 +182,14 @@ class SessionService:
         )
 
     def _commit(
-        self, session: Session, parent: Snapshot, runtime: Runtime, order: Order, result: Result, run_record: bytes
+        self,
+        session: Session,
+        parent: Snapshot,
+        runtime: Runtime,
+        order: Order,
+        result: Result,
+        run_record: bytes,
+        epoch: int,
     ) -> SnapshotId:
         """Make the outcome durable, then move the head. In a thread."""
         environment = self._runtimes.environment_digest(runtime, self._sandbox)
@@ -190,14 +199,14 @@ class SessionService:
         identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
         self._objects.sync()
         move = Move(0, "execute", session.head, identity, self._clock(), run_record)
-        self._heads.advance(session.session_id, session.head, move, runtime=runtime.name)
+        self._heads.advance(session.session_id, session.head, move, runtime=runtime.name, epoch=epoch)
         return identity
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _turn(self, session_id: str) -> AsyncIterator[None]:
-        """This step's turn on its session: first among ours, then among all processes."""
+    async def _turn(self, session_id: str) -> AsyncIterator[int]:
+        """This step's turn on its session: first among ours, then among all processes. Gives the epoch it began in."""
         turn = self._turns.setdefault(session_id, _Turn())
         if turn.waiting >= WAITING_STEPS_MAX:
             raise Overloaded(f"{WAITING_STEPS_MAX} steps wait for this session already")
@@ -212,7 +221,7 @@ class SessionService:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, TURN_POLL_S_MAX)
             try:
-                yield
+                yield lease.epoch
             finally:
                 lease.release()
         finally:

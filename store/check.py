@@ -1,23 +1,34 @@
-"""Reading everything again: is each object what its name says, and is all there that a head or a log entry needs?"""
+"""Reading everything again: is each object what its name says, and is all there that a head, a log entry or a pin needs?"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
 
+from store import moves
 from store import snapshot as snapshots
 from store import tree as trees
-from store.capture import load_tree
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
-from store.ids import BlobId, Kind, SnapshotId, TreeId
-from store.index import Name
-from store.interfaces import HeadSweeper, ObjectLister, Objects
+from store.ids import Kind, TreeId
+from store.interfaces import ObjectLister, Objects
+from store.moves import LoggedHeads
+from store.reachable import is_implied, mark, object_needs
+from store.records import Name
 from store.snapshot import Run, Snapshot
 from store.tree import EntryKind
+
+LOSSES_MAX = 1000
+"""How many losses of one session are named; the rest is counted."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """For callers that show none."""
 
 
 class ListedObjects(Objects, ObjectLister, Protocol):
@@ -25,17 +36,23 @@ class ListedObjects(Objects, ObjectLister, Protocol):
 
 
 class CheckReport(msgspec.Struct, frozen=True):
-    """`broken` names, for each session, what is missing or damaged among the things it needs."""
+    """What a check found. `broken` names, for each session (or pin), what is missing or damaged of what it needs, and where.
+
+    `behind` are sessions of which the packs know later moves than the heads do: an old database was put back, or it was lost.
+    `derived` is what was wrong with data that can be made again from the rest.
+    """
 
     objects: int
     snapshots: int
     reachable: int
     damaged: tuple[str, ...]
     broken: dict[str, tuple[str, ...]]
+    behind: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
-        return not self.damaged and not self.broken
+        return not (self.damaged or self.broken or self.behind or self.derived)
 
     @property
     def garbage(self) -> int:
@@ -43,102 +60,159 @@ class CheckReport(msgspec.Struct, frozen=True):
         return self.objects - self.reachable
 
 
-def check(objects: ListedObjects, heads: HeadSweeper) -> CheckReport:
-    """Read every byte of the store, and follow every head and log entry down to the last blob. Changes nothing."""
+def check(
+    objects: ListedObjects,
+    heads: LoggedHeads,
+    *,
+    damaged: Mapping[Name, str] | None = None,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Read every object, and follow every head, log entry and pin down to the last blob. Changes nothing.
+
+    `damaged` is what is wrong with which objects, for a caller that has read them all.
+    """
     # Heads first: what they need was there before them, also beside a server that goes on.
-    roots = list(heads.roots())
-    names = set(objects)
-    damaged = {name: problem for name in names if (problem := _problem(objects, name)) is not None}
+    roots = [(name, (Kind.SNAPSHOT, bytes(snapshot))) for name, snapshot in heads.roots()]
+    last = {moves.life_of(moved.session): moved for moved in heads.last_moves()}
+    stored = set(objects)
+    if damaged is None:
+        damaged = read_all(objects, stored, progress)
     reachable: set[Name] = set()
-    whole = True
-    for _, snapshot in roots:
-        whole &= not mark(objects, (Kind.SNAPSHOT, snapshot), names, reachable, damaged)
+    bad = mark(objects, (root for _, root in roots), reachable, lambda found: progress("following", found, len(stored)))
+    bad |= {name: damaged[name] for name in reachable & damaged.keys()}
+    bad |= {name: f"{_word(name)} is missing" for name in reachable - stored if not is_implied(name)}
+    live_moves, behind = _check_moves(objects, heads, stored, last.keys())
     return CheckReport(
-        len(names),
-        sum(kind is Kind.SNAPSHOT for kind, _ in names),
-        len(reachable),
+        len(stored),
+        sum(kind is Kind.SNAPSHOT for kind, _ in stored),
+        len(reachable & stored) + live_moves,
         tuple(sorted(damaged.values())),
-        {} if whole else _broken(objects, roots, names, damaged),
+        _losses(objects, roots, reachable, bad) if bad else {},
+        behind,
     )
 
 
-def _broken(
-    objects: Objects, roots: list[tuple[str, SnapshotId]], stored: set[Name], damaged: Mapping[Name, str]
-) -> dict[str, tuple[str, ...]]:
-    """Each session that lacks something, with what it lacks. Walks each session anew: what is shared breaks all of them."""
-    seen: defaultdict[str, set[Name]] = defaultdict(set)
-    broken: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for session_id, snapshot in roots:
-        for problem in mark(objects, (Kind.SNAPSHOT, snapshot), stored, seen[session_id], damaged):
-            broken[session_id][problem] = None
-    return {session_id: tuple(problems) for session_id, problems in broken.items()}
+def read_all(objects: ListedObjects, stored: set[Name], progress: Progress) -> dict[Name, str]:
+    """What is wrong with which objects."""
+    damaged: dict[Name, str] = {}
+    for number, name in enumerate(stored, 1):
+        if (problem := _problem(objects, name)) is not None:
+            damaged[name] = problem
+        progress("reading", number, len(stored))
+    return damaged
 
 
-def mark(
-    objects: Objects,
-    root: Name,
-    stored: set[Name],
-    reachable: set[Name],
-    damaged: Mapping[Name, str] = MappingProxyType({}),
-) -> list[str]:
-    """Add to `reachable` all that `root` needs; returns what could not be read. Needs no more stack for longer histories.
-
-    `damaged` says what is wrong with objects that have been read already.
-    """
-    problems, ahead = [], [root]
-    while ahead:
-        name = ahead.pop()
-        if name in reachable:
-            continue
-        kind, identity = name
-        if name not in stored and identity not in (trees.EMPTY_TREE,):
-            problems.append(f"{kind.word} {identity.hex()} is missing")
-            continue
-        if name in stored:
-            reachable.add(name)
-        if name in damaged:
-            problems.append(damaged[name])
-            continue
-        try:
-            ahead += _needs(objects, name)
-        except (ObjectMissing, ObjectDamaged, DecodeError) as error:
-            problems.append(str(error))
-    return problems
-
-
-def snapshot_needs(snapshot: Snapshot) -> list[Name]:
-    """What a snapshot names directly."""
-    needs: list[Name] = [(Kind.SNAPSHOT, parent) for parent in snapshot.parents]
-    needs.append((Kind.TREE, snapshot.tree))
-    blobs: list[BlobId] = []
-    if isinstance(snapshot.step, Run):
-        blobs += [snapshot.step.code, snapshot.step.stdin, *(blob for _, blob in snapshot.step.files)]
-    if snapshot.outcome is not None:
-        blobs += [stream.blob for stage in snapshot.outcome.stages for stream in (stage.stdout, stage.stderr)]
-    return needs + [(Kind.BLOB, blob) for blob in blobs]
-
-
-def _needs(objects: Objects, name: Name) -> list[Name]:
-    kind, identity = name
-    if kind is Kind.SNAPSHOT:
-        return snapshot_needs(snapshots.decode(objects.get(kind, identity)))
-    if kind is Kind.TREE:
-        return [
-            (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
-            for entry in load_tree(objects, TreeId(identity))
-            if entry.kind is not EntryKind.SYMLINK
-        ]
-    return []
+def form_problem(name: Name, data: bytes) -> str | None:
+    """Why an object's bytes, which match its name, are not the canonical encoding of what it should be."""
+    decoders = {Kind.TREE: trees.decode, Kind.SNAPSHOT: snapshots.decode, Kind.MOVE: moves.decode}
+    decode = decoders.get(name[0])
+    try:
+        if decode is not None:
+            decode(data)
+    except DecodeError as error:
+        return f"{_word(name)}: {error}"
+    return None
 
 
 def _problem(objects: Objects, name: Name) -> str | None:
-    kind, identity = name
     try:
-        data = objects.get(kind, identity)
-        if kind is Kind.TREE:
-            trees.decode(data)
-        elif kind is Kind.SNAPSHOT:
-            snapshots.decode(data)
-    except (ObjectDamaged, ObjectMissing, DecodeError) as error:
+        return form_problem(name, objects.get(*name))
+    except (ObjectDamaged, ObjectMissing) as error:
         return str(error)
-    return None
+
+
+def _check_moves(
+    objects: Objects, heads: LoggedHeads, stored: set[Name], present: AbstractSet[moves.LifeId]
+) -> tuple[int, tuple[str, ...]]:
+    """How many records of moves are needed, and the sessions of which they know more than the heads."""
+    records = []
+    for name in stored:
+        if name[0] is Kind.MOVE:
+            try:
+                records.append(moves.decode(objects.get(*name)))
+            except (ObjectDamaged, ObjectMissing, DecodeError):
+                continue  # named already
+    missing = moves.missing_from(heads, moves.lives(records))
+    behind = tuple(sorted(f"{life.session.session_id}: the packs know {life.last} moves" for life in missing))
+    return sum(moves.life_of(record.session) in present for record in records), behind
+
+
+def _losses(
+    objects: Objects, roots: list[tuple[str, Name]], reachable: set[Name], bad: Mapping[Name, str]
+) -> dict[str, tuple[str, ...]]:
+    """Each session that lacks something, with what it lacks and where, newest first."""
+    tainted = _tainted(objects, reachable, bad)
+    sessions: defaultdict[str, list[Name]] = defaultdict(list)
+    for session_id, root in roots:
+        if root in tainted:
+            sessions[session_id].append(root)
+    broken: dict[str, tuple[str, ...]] = {}
+    for session_id, names in sessions.items():
+        losses = _losses_below(objects, names, tainted, bad)
+        surplus = len(losses) - LOSSES_MAX
+        broken[session_id] = (*losses[:LOSSES_MAX], *([f"and {surplus} more"] if surplus > 0 else []))
+    return broken
+
+
+def _tainted(objects: Objects, reachable: set[Name], bad: Mapping[Name, str]) -> set[Name]:
+    """Everything that reaches something bad."""
+    needed_by: defaultdict[Name, list[Name]] = defaultdict(list)
+    for name in reachable:
+        if name[0] is not Kind.BLOB and name not in bad and not is_implied(name):
+            for need in object_needs(objects, name):
+                needed_by[need].append(name)
+    tainted, ahead = set(bad), list(bad)
+    while ahead:
+        above = [name for name in needed_by[ahead.pop()] if name not in tainted]
+        tainted.update(above)
+        ahead += above
+    return tainted
+
+
+def _losses_below(objects: Objects, roots: list[Name], tainted: set[Name], bad: Mapping[Name, str]) -> list[str]:
+    losses: list[str] = []
+    seen: set[Name] = set()
+    ahead = [(name, "its log") for name in roots]
+    while ahead:
+        name, place = ahead.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in bad:
+            losses.append(f"{place.removesuffix(': ')}: {bad[name]}")
+            continue
+        ahead += [need for need in reversed(_labelled_needs(objects, name, place)) if need[0] in tainted]
+    return losses
+
+
+def _labelled_needs(objects: Objects, name: Name, place: str) -> list[tuple[Name, str]]:
+    """What an object names, each with where it is as a person would say it."""
+    kind, identity = name
+    if kind is Kind.SNAPSHOT:
+        return _snapshot_parts(snapshots.decode(objects.get(kind, identity)))
+    if kind is not Kind.TREE or is_implied(name):
+        return []
+    parts = []
+    for entry in trees.decode(objects.get(kind, TreeId(identity))):
+        if entry.kind is not EntryKind.SYMLINK:
+            inner = (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
+            separator = "/" if not place.endswith(": ") else ""
+            parts.append((inner, place + separator + entry.name.decode(errors="backslashreplace")))
+    return parts
+
+
+def _snapshot_parts(snapshot: Snapshot) -> list[tuple[Name, str]]:
+    step = f"step {snapshot.depth}"
+    parts: list[tuple[Name, str]] = [((Kind.TREE, snapshot.tree), f"{step}: ")]
+    if isinstance(snapshot.step, Run):
+        parts += [((Kind.BLOB, snapshot.step.code), f"{step}, its code")]
+        parts += [((Kind.BLOB, snapshot.step.stdin), f"{step}, its stdin")]
+        parts += [((Kind.BLOB, blob), f"{step}, sent file {name}") for name, blob in snapshot.step.files]
+    for stage in snapshot.outcome.stages if snapshot.outcome is not None else ():
+        parts += [((Kind.BLOB, stage.stdout.blob), f"{step}, stdout of {stage.name}")]
+        parts += [((Kind.BLOB, stage.stderr.blob), f"{step}, stderr of {stage.name}")]
+    return parts + [((Kind.SNAPSHOT, parent), f"before {step}") for parent in snapshot.parents]
+
+
+def _word(name: Name) -> str:
+    return f"{name[0].word} {name[1].hex()}"

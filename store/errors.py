@@ -65,6 +65,15 @@ class HeadMoved(StoreError):
         self.session_id, self.expected, self.actual = session_id, expected, actual
 
 
+class WriterFenced(StoreError):
+    """A writer took so long that gc went on without it: what it relied on may be gone. Nothing was changed."""
+
+    code = "writer_fenced"
+
+    def __init__(self) -> None:
+        super().__init__("this took so long that the store was swept meanwhile; nothing has changed, try again")
+
+
 class NotInHistory(StoreError):
     """A reference names no snapshot, or more than one, of the session's history."""
 

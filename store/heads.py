@@ -1,31 +1,27 @@
-"""Session heads and their logs in SQLite: WAL with synchronous=FULL, so that a commit that returned survives power loss.
+"""Session heads, their logs, pins and epochs in SQLite: WAL with synchronous=FULL, so that a commit that returned survives power loss.
 
 SQLite decides and is what is read. Times are seconds since 1970, given by the caller: the store reads no clock.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-import blake3
-
-from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable
+from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable, WriterFenced
 from store.ids import SnapshotId
-from store.interfaces import Lease, Move, Session
+from store.interfaces import Journal, Move, Moved, Pin, Session
+from store.transactions import Transactions
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30.0
 BUSY_PAUSE_S = 0.005
 
-_SCHEMA = """
+_SCHEMA = (
+    """
 create table sessions (
     session_id text primary key,
     tenant     text not null,
@@ -49,176 +45,270 @@ create table log (
     run_record blob not null,
     primary key (session_id, sequence)
 ) without rowid;
-"""
+""",
+    """
+create table pins (
+    name     text primary key,
+    snapshot blob not null,
+    at_s     real not null
+) without rowid;
+create table epochs (
+    epoch          integer not null,
+    refused_before integer not null
+);
+insert into epochs values (0, 0);
+""",
+)
+"""What each version added."""
+SCHEMA_VERSION = len(_SCHEMA)
 _SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s"
+_MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
+_ADD_SESSION = (
+    f"insert into sessions ({_SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
+)
+_ADVANCE = (
+    "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime) where session_id = ? and head = ?"
+    f" returning {_SESSION}"
+)
+_Result = TypeVar("_Result")
 
 
 class SqliteHeads:
-    """`Heads` and `HeadSweeper`. Safe for many threads and many processes."""
+    """`Heads`, `HeadSweeper`, `Pins` and `Epochs`. Safe for many threads and many processes.
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            self._database = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._enter_wal()
-            self._database.execute("pragma synchronous=full")
-            self._database.execute("pragma foreign_keys=on")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            raise StoreUnusable(f"the heads database cannot be used: {error}") from None
-
-    def create(self, sessions: Collection[Session], kind: str) -> None:
-        with self._transaction() as database:
-            for session in sessions:
-                added = database.execute(
-                    f"insert into sessions ({_SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
-                    " on conflict (session_id) do nothing",
-                    _row(session),
-                ).rowcount
-                if not added:
-                    raise SessionExists(session.session_id)
-                self._append(database, session.session_id, Move(1, kind, None, session.head, session.created_at_s, b""))
-
-    def get(self, session_id: str, tenant: str) -> Session:
-        with self._lock:
-            row = self._database.execute(
-                f"select {_SESSION} from sessions where session_id = ? and tenant = ?",  # noqa: S608 - a constant
-                (session_id, tenant),
-            ).fetchone()
-        if row is None:
-            raise SessionMissing(session_id)
-        return _session(row)
-
-    def advance(self, session_id: str, expected: SnapshotId, move: Move, *, runtime: str | None = None) -> None:
-        with self._transaction() as database:
-            changed = database.execute(
-                "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime)"
-                " where session_id = ? and head = ?",
-                (move.to_snapshot, move.at_s, runtime, session_id, expected),
-            ).rowcount
-            if not changed:
-                row = database.execute("select head from sessions where session_id = ?", (session_id,)).fetchone()
-                if row is None:
-                    raise SessionMissing(session_id)
-                raise HeadMoved(session_id, expected.hex(), row[0].hex())
-            (last,) = database.execute("select max(sequence) from log where session_id = ?", (session_id,)).fetchone()
-            numbered = Move(last + 1, move.kind, expected, move.to_snapshot, move.at_s, move.run_record)
-            self._append(database, session_id, numbered)
-
-    def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
-        with self._lock:
-            rows = self._database.execute(
-                "select sequence, kind, from_snapshot, to_snapshot, at_s, run_record from log"
-                " where session_id = ? and sequence < ? order by sequence desc limit ?",
-                (session_id, before if before is not None else 2**62, limit),
-            ).fetchall()
-        return [
-            Move(sequence, kind, SnapshotId(start) if start else None, SnapshotId(end), at_s, record)
-            for sequence, kind, start, end, at_s, record in rows
-        ]
-
-    def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
-        with self._transaction() as database:
-            expired = database.execute("select session_id from sessions where used_at_s + ttl_s < ?", (horizon_s,))
-            gone = [row for row in expired.fetchall() if not is_running(row[0])]
-            database.executemany("delete from sessions where session_id = ?", gone)
-        return len(gone)
-
-    def roots(self) -> Iterator[tuple[str, SnapshotId]]:
-        with self._lock:
-            rows = self._database.execute("select session_id, to_snapshot from log").fetchall()
-        for session_id, snapshot in rows:
-            yield session_id, SnapshotId(snapshot)
-
-    def close(self) -> None:
-        with self._lock:
-            self._database.close()
-
-    def _enter_wal(self) -> None:
-        """SQLite's own time-out does not hold for this one switch: of two that make a database at once, one is turned away."""
-        for attempts_left in reversed(range(int(BUSY_TIMEOUT_S / BUSY_PAUSE_S))):
-            try:
-                self._database.execute("pragma journal_mode=wal")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not attempts_left:
-                    raise
-                time.sleep(BUSY_PAUSE_S)
-
-    def _prepare(self) -> None:
-        with self._transaction() as database:
-            (version,) = database.execute("pragma user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute(f"pragma user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise StoreUnusable(f"heads format {version} is not known; this psf reads {SCHEMA_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("begin immediate")
-            try:
-                yield self._database
-                self._database.execute("commit")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("rollback")
-                raise
-
-    @staticmethod
-    def _append(database: sqlite3.Connection, session_id: str, move: Move) -> None:
-        database.execute(
-            "insert into log values (?, ?, ?, ?, ?, ?, ?)",
-            (session_id, move.sequence, move.kind, move.from_snapshot, move.to_snapshot, move.at_s, move.run_record),
-        )
-
-
-class FileLeases:
-    """`Leases` among the threads and processes of one machine: locks on byte ranges of one file.
-
-    The kernel frees a lock when its holder ends, however it ends, so there is no time-out to choose and none to wait for.
-    Open-file-description locks, since plain POSIX locks do not exclude threads of one process.
+    Changes of several threads become one transaction. Reading has a connection of its own and waits for no sync.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.touch(exist_ok=True)
-
-    def try_acquire(self, session_id: str) -> Lease | None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, path: Path, journal: Journal | None = None) -> None:
+        self._journal = journal
+        self._reading = threading.Lock()
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _byte_lock(session_id))
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return _FileLease(descriptor)
+            writer = _connect(path)
+            writer.execute("pragma synchronous=full")
+            writer.execute("pragma foreign_keys=on")
+            self._transactions = Transactions(writer)
+            self._transactions.run(_prepare)
+            self._reader = _connect(path)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise StoreUnusable(f"the heads database cannot be used: {error}") from None
 
-    def is_held(self, session_id: str) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
+        moved = [Moved(session, Move(1, kind, None, session.head, session.created_at_s, b"")) for session in sessions]
+
+        def work(database: sqlite3.Connection) -> None:
+            _refuse_late(database, epoch)
+            for new in moved:
+                if not database.execute(_ADD_SESSION, _row(new.session)).rowcount:
+                    raise SessionExists(new.session.session_id)
+                _append(database, new)
+
+        self._change(work)
+        self._tell(moved)
+
+    def get(self, session_id: str, tenant: str) -> Session:
+        rows = self._read(f"select {_SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant)
+        if not rows:
+            raise SessionMissing(session_id)
+        return _session(rows[0])
+
+    def advance(
+        self,
+        session_id: str,
+        expected: SnapshotId,
+        move: Move,
+        *,
+        runtime: str | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        def work(database: sqlite3.Connection) -> Moved:
+            _refuse_late(database, epoch)
+            row = database.execute(_ADVANCE, (move.to_snapshot, move.at_s, runtime, session_id, expected)).fetchone()
+            if row is None:
+                _raise_moved(database, session_id, expected)
+            (last,) = database.execute("select max(sequence) from log where session_id = ?", (session_id,)).fetchone()
+            numbered = Move(last + 1, move.kind, expected, move.to_snapshot, move.at_s, move.run_record)
+            moved = Moved(_session(row), numbered)
+            _append(database, moved)
+            return moved
+
+        self._tell([self._change(work)])
+
+    def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
+        rows = self._read(
+            f"select {_MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
+            session_id,
+            before if before is not None else 2**62,
+            limit,
+        )
+        return [_move(row) for row in rows]
+
+    # -- HeadSweeper ----------------------------------------------------------------------------------------------------
+
+    def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
+        expired = "used_at_s + ttl_s < ?"
+        unused = [
+            last for last in self._last_moves(f"where {expired}", horizon_s) if not is_running(last.session.session_id)
+        ]
+        if unused and self._journal is not None:
+            self._journal.dropping(unused)
+
+        def work(database: sqlite3.Connection) -> int:
+            # Whoever was used meanwhile stays.
+            gone = [(last.session.session_id, horizon_s) for last in unused]
+            return database.executemany(f"delete from sessions where session_id = ? and {expired}", gone).rowcount
+
+        return self._change(work) if unused else 0
+
+    def roots(self) -> Iterator[tuple[str, SnapshotId]]:
+        for session_id, snapshot in self._read("select session_id, to_snapshot from log"):
+            yield session_id, SnapshotId(snapshot)
+        for pin in self.pins():
+            yield f"pin {pin.name}", pin.snapshot
+
+    def last_moves(self) -> Iterator[Moved]:
+        return self._last_moves("")
+
+    def rebuild(self, session: Session, log: Collection[Move]) -> None:
+        """Put a session and its whole log in place of what there is of it. The journal is not told: it has told us."""
+
+        def work(database: sqlite3.Connection) -> None:
+            database.execute("delete from sessions where session_id = ?", (session.session_id,))
+            database.execute(_ADD_SESSION, _row(session))
+            for move in log:
+                _append(database, Moved(session, move))
+
+        self._change(work)
+
+    def problems(self) -> list[str]:
+        """What SQLite itself finds wrong with the database."""
         try:
-            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _byte_lock(session_id))
-        finally:
-            os.close(descriptor)
-        (kind,) = struct.unpack_from("h", found)
-        return bool(kind != fcntl.F_UNLCK)
+            rows = self._read("pragma integrity_check")
+        except StoreUnusable as error:
+            return [str(error)]
+        return [f"the heads database is damaged: {text}" for (text,) in rows if text != "ok"]
+
+    # -- Pins -----------------------------------------------------------------------------------------------------------
+
+    def pin(self, pin: Pin, *, epoch: int | None = None) -> None:
+        def work(database: sqlite3.Connection) -> None:
+            _refuse_late(database, epoch)
+            database.execute("insert or replace into pins values (?, ?, ?)", (pin.name, pin.snapshot, pin.at_s))
+
+        self._change(work)
+
+    def unpin(self, name: str) -> bool:
+        return self._change(lambda database: database.execute("delete from pins where name = ?", (name,)).rowcount > 0)
+
+    def pins(self) -> list[Pin]:
+        rows = self._read("select name, snapshot, at_s from pins order by name")
+        return [Pin(name, SnapshotId(snapshot), at_s) for name, snapshot, at_s in rows]
+
+    # -- Epochs ---------------------------------------------------------------------------------------------------------
+
+    def epoch(self) -> int:
+        ((epoch,),) = self._read("select epoch from epochs")
+        return int(epoch)
+
+    def begin_epoch(self) -> int:
+        return self._change(
+            lambda database: int(database.execute("update epochs set epoch = epoch + 1 returning epoch").fetchone()[0])
+        )
+
+    def refuse_before(self, epoch: int) -> None:
+        self._change(lambda database: database.execute("update epochs set refused_before = ?", (epoch,)) and None)
+
+    def close(self) -> None:
+        with self._reading:
+            self._reader.close()
+        self._transactions.close()
+
+    # -- parts ----------------------------------------------------------------------------------------------------------
+
+    def _change(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        return self._transactions.run(work)
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            with self._reading:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise StoreUnusable(
+                f"the heads database cannot be read: {error}; `psf store check --repair` mends it"
+            ) from None
+
+    def _last_moves(self, condition: str, *values: object) -> Iterator[Moved]:
+        rows = self._read(
+            f"select {_SESSION}, {_MOVE} from sessions join log using (session_id) {condition}"
+            f" {'and' if condition else 'where'} sequence = (select max(sequence) from log as later"
+            " where later.session_id = sessions.session_id)",
+            *values,
+        )
+        width = len(Session.__struct_fields__)
+        for row in rows:
+            yield Moved(_session(row[:width]), _move(row[width:]))
+
+    def _tell(self, moved: Collection[Moved]) -> None:
+        if self._journal is not None:
+            for each in moved:
+                self._journal.moved(each)
 
 
-class _FileLease:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        os.close(self._descriptor)
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    _enter_wal(database)
+    return database
 
 
-def _byte_lock(session_id: str) -> bytes:
-    """A `struct flock` for the one byte that stands for the session; two sessions may share it and then only take turns."""
-    position = int.from_bytes(blake3.blake3(session_id.encode()).digest()[:7], "little")
-    return struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, position, 1, 0)
+def _enter_wal(database: sqlite3.Connection) -> None:
+    """SQLite's own time-out does not hold for this one switch: of two that make a database at once, one is turned away."""
+    for attempts_left in reversed(range(int(BUSY_TIMEOUT_S / BUSY_PAUSE_S))):
+        try:
+            database.execute("pragma journal_mode=wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not attempts_left:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("pragma user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise StoreUnusable(f"heads format {version} is not known; this psf reads {SCHEMA_VERSION}")
+    for script in _SCHEMA[version:]:
+        for statement in script.split(";"):
+            database.execute(statement)
+    database.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def _refuse_late(database: sqlite3.Connection, epoch: int | None) -> None:
+    if epoch is not None:
+        (refused_before,) = database.execute("select refused_before from epochs").fetchone()
+        if epoch < refused_before:
+            raise WriterFenced
+
+
+def _raise_moved(database: sqlite3.Connection, session_id: str, expected: SnapshotId) -> None:
+    row = database.execute("select head from sessions where session_id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise SessionMissing(session_id)
+    raise HeadMoved(session_id, expected.hex(), row[0].hex())
+
+
+def _append(database: sqlite3.Connection, moved: Moved) -> None:
+    move = moved.move
+    database.execute(
+        "insert into log values (?, ?, ?, ?, ?, ?, ?)",
+        (
+            moved.session.session_id,
+            move.sequence,
+            move.kind,
+            move.from_snapshot,
+            move.to_snapshot,
+            move.at_s,
+            move.run_record,
+        ),
+    )
 
 
 def _row(session: Session) -> tuple[object, ...]:
@@ -235,6 +325,11 @@ def _row(session: Session) -> tuple[object, ...]:
     )
 
 
-def _session(row: tuple[str, str, str | None, bytes, str, str, float, float, float]) -> Session:
+def _session(row: tuple[Any, ...]) -> Session:
     session_id, tenant, name, head, *rest = row
-    return Session(session_id, tenant, name, SnapshotId(head), *rest)  # type: ignore[arg-type]
+    return Session(session_id, tenant, name, SnapshotId(head), *rest)
+
+
+def _move(row: tuple[Any, ...]) -> Move:
+    sequence, kind, start, end, at_s, record = row
+    return Move(sequence, kind, SnapshotId(start) if start else None, SnapshotId(end), at_s, record)

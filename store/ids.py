@@ -22,11 +22,15 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}\Z")
 
 
 class Kind(enum.IntEnum):
-    """What an object is. The number is its domain tag and is part of the on-disk format."""
+    """What an object is. The number is its domain tag and is part of the on-disk format.
+
+    A move is what `store.moves` writes down of a session's head, so that lost heads can be made again from the packs.
+    """
 
     BLOB = 1
     TREE = 2
     SNAPSHOT = 3
+    MOVE = 4
 
     @property
     def word(self) -> str:

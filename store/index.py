@@ -1,100 +1,102 @@
-"""Where each object lies in the packs. Derived data: made by reading the packs, never the only copy of anything."""
+"""The index of a sealed pack: where each of its objects lies. Derived data, which reading the pack gives again.
+
+    header   magic `psfidx\\x01\\n`, size of the pack (8 bytes), objects (4), bits of the fan-out (4); little-endian
+    fan-out  2^bits + 1 numbers (4 bytes): how many ids begin with a lower prefix of that many bits
+    entries  sorted by id: id (32), kind (1), zeros (3), stored length (4), offset (8)
+    trailer  BLAKE3 of all before it
+
+The file is written once, under a name that it gets when it is complete, and mapped. Fan-outs are as in git's pack index, but as
+fine as the pack has objects: nearly every look for an object that is not there ends at the fan-out.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 
-from store.files import CHUNK_BYTES, read_exactly
-from store.ids import ID_BYTES, Kind, object_id
+import blake3
 
-PACK_HEADER = b"psfpack\x01"
-RECORD_MAGIC = b"psf1"
-RECORD = struct.Struct("<4sBBHI32s")
-"""Record header: magic, kind, flags (0), reserved (0), payload bytes, id. The payload follows."""
+from store.ids import ID_BYTES, Kind
+from store.records import Name, Record
 
-Name = tuple[Kind, bytes]
-
-
-class Place(NamedTuple):
-    """A record's payload: the pack's number, and offset and length in bytes."""
-
-    pack: int
-    offset: int
-    length: int
+_HEADER = struct.Struct("<8sQII")
+_ENTRY = struct.Struct("<32sB3xIQ")
+_MAGIC = b"psfidx\x01\n"
+_BITS_MAX = 16
+_HASH_BYTES = 32
+_FAN_BYTES = 4
 
 
-def record_header(kind: Kind, name: bytes, length: int) -> bytes:
-    return RECORD.pack(RECORD_MAGIC, kind, 0, 0, length, name)
+class IndexDamaged(ValueError):
+    """The bytes are not the index of this pack."""
 
 
-class Record(NamedTuple):
-    """A record as its header has it: the object's name, and offset and length of its payload in bytes."""
+class PackIndex:
+    """Looks up objects in an index's bytes. Raises IndexDamaged unless they are whole and of a pack of `pack_bytes`."""
 
-    name: Name
-    offset: int
-    length: int
+    def __init__(self, data: bytes | mmap.mmap, pack_bytes: int) -> None:
+        if len(data) < _HEADER.size + _HASH_BYTES:
+            raise IndexDamaged("it is too short")
+        magic, claimed_bytes, count, bits = _HEADER.unpack_from(data)
+        self._count: int = count
+        fan_bytes = ((1 << min(bits, _BITS_MAX)) + 1) * _FAN_BYTES
+        self._entries = _HEADER.size + fan_bytes
+        end = self._entries + self._count * _ENTRY.size
+        if magic != _MAGIC or bits > _BITS_MAX or len(data) != end + _HASH_BYTES:
+            raise IndexDamaged("its header is not one")
+        if claimed_bytes != pack_bytes:
+            raise IndexDamaged(f"it is of a pack of {claimed_bytes} bytes, not {pack_bytes}")
+        view = memoryview(data)
+        if blake3.blake3(view[:end]).digest() != view[end:]:
+            raise IndexDamaged("its bytes do not match its hash")
+        self._data, self._shift = data, _BITS_MAX - bits
+        self._fan = view[_HEADER.size : self._entries].cast("I")
 
-    @property
-    def start(self) -> int:
-        return self.offset - RECORD.size
+    @classmethod
+    def open(cls, descriptor: int, pack_bytes: int) -> PackIndex:
+        """Map an index file. Raises IndexDamaged."""
+        if not os.fstat(descriptor).st_size:
+            raise IndexDamaged("it is empty")
+        return cls(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), pack_bytes)
 
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
-
-
-def read_records(descriptor: int, start: int, *, verify: bool) -> Iterator[Record]:
-    """Yield the records from `start` up to the first invalid one.
-
-    A record is invalid when its header is not one, when it is not all there, or, with `verify`, when its bytes do not match
-    its id: such is the torn tail of a pack whose writer died. Reads, and maps nothing: a file that another process cuts, or a
-    sector that is gone, must not end us.
-    """
-    size, offset = os.fstat(descriptor).st_size, start
-    while (record := record_at(descriptor, offset, size)) is not None and not (
-        verify and not is_whole(descriptor, record)
-    ):
-        yield record
-        offset = record.end
-
-
-def record_at(descriptor: int, offset: int, size: int) -> Record | None:
-    """The record whose header stands at `offset` of a file of `size` bytes; None when there is none."""
-    header = read_exactly(descriptor, RECORD.size, offset)
-    if len(header) < RECORD.size:
+    def find(self, name: Name) -> tuple[int, int] | None:
+        """Offset and length, in bytes, of what the pack stores of an object; None when it is not there."""
+        identity = name[1]
+        prefix = (identity[0] << 8 | identity[1]) >> self._shift
+        first, last = self._fan[prefix], self._fan[prefix + 1]
+        while first < last:
+            position = self._entries + first * _ENTRY.size
+            if self._data[position : position + ID_BYTES] == identity:
+                _, kind, length, offset = _ENTRY.unpack_from(self._data, position)
+                return (offset, length) if kind == name[0] else None
+            first += 1
         return None
-    magic, kind, flags, reserved, length, name = RECORD.unpack(header)
-    record = Record((kind, name), offset + RECORD.size, length)
-    if magic != RECORD_MAGIC or flags or reserved or kind not in _KINDS or record.end > size:
-        return None
-    return record._replace(name=(Kind(kind), name))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[Name, int, int]]:
+        """Every object with offset and length, in the order of ids."""
+        for position in range(self._entries, self._entries + self._count * _ENTRY.size, _ENTRY.size):
+            identity, kind, length, offset = _ENTRY.unpack_from(self._data, position)
+            yield (Kind(kind), identity), offset, length
 
 
-def is_whole(descriptor: int, record: Record) -> bool:
-    """Whether a record's bytes match its id."""
-    kind, name = record.name
-    return object_id(kind, read_exactly(descriptor, record.length, record.offset)) == name
+def build(records: Iterable[Record], pack_bytes: int) -> bytes:
+    """The index file of a pack of `pack_bytes` that holds these records. Of equal names the last counts."""
+    unique = {record.name: record for record in records}
+    entries = sorted(_ENTRY.pack(name[1], name[0], record.length, record.offset) for name, record in unique.items())
+    bits = min(_BITS_MAX, len(entries).bit_length() + 1)
+    shift = _BITS_MAX - bits
+    prefixes = [(entry[0] << 8 | entry[1]) >> shift for entry in entries]
+    fan = array("I", (bisect_left(prefixes, prefix) for prefix in range((1 << bits) + 1)))
+    body = b"".join([_HEADER.pack(_MAGIC, pack_bytes, len(entries), bits), fan.tobytes(), *entries])
+    digest: bytes = blake3.blake3(body).digest()
+    return body + digest
 
 
-def next_whole_record(descriptor: int, start: int) -> int | None:
-    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows."""
-    size, offset = os.fstat(descriptor).st_size, start
-    while offset + RECORD.size <= size:
-        chunk = read_exactly(descriptor, CHUNK_BYTES, offset)
-        found = chunk.find(RECORD_MAGIC)
-        if found < 0:
-            offset += max(1, len(chunk) - len(RECORD_MAGIC) + 1)
-            continue
-        offset += found
-        record = record_at(descriptor, offset, size)
-        if record is not None and is_whole(descriptor, record):
-            return offset
-        offset += 1
-    return None
-
-
-_KINDS = frozenset(int(kind) for kind in Kind)
-assert RECORD.size == 12 + ID_BYTES
+assert array("I").itemsize == _FAN_BYTES

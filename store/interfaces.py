@@ -77,10 +77,29 @@ class Move(msgspec.Struct, frozen=True):
     run_record: bytes
 
 
-class Heads(Protocol):
-    """Session heads and their logs: the only mutable thing. Every change is durable when the call returns."""
+class Moved(msgspec.Struct, frozen=True):
+    """A session as a move has left it, and that move."""
 
-    def create(self, sessions: Collection[Session], kind: str) -> None:
+    session: Session
+    move: Move
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """A name that keeps a snapshot, and all it needs, from being swept."""
+
+    name: str
+    snapshot: SnapshotId
+    at_s: float
+
+
+class Heads(Protocol):
+    """Session heads and their logs: the only mutable thing. Every change is durable when the call returns.
+
+    `epoch` is that of the lease under which the objects were put that the change makes reachable. When gc has gone on without
+    the holder of that lease (see store.gc), both raise WriterFenced, and nothing has changed.
+    """
+
+    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
         """Add sessions and the first entry of their logs (`kind`: create or fork), all or none.
 
         Raises SessionExists when an id is taken.
@@ -91,7 +110,15 @@ class Heads(Protocol):
         """The session, expired or not. Raises SessionMissing, also for another tenant's."""
         ...
 
-    def advance(self, session_id: str, expected: SnapshotId, move: Move, *, runtime: str | None = None) -> None:
+    def advance(
+        self,
+        session_id: str,
+        expected: SnapshotId,
+        move: Move,
+        *,
+        runtime: str | None = None,
+        epoch: int | None = None,
+    ) -> None:
         """Compare-and-set the head to `move.to_snapshot`, append `move` to the log, mark the session used.
 
         The stored sequence is the next of the log, whatever `move` says. Raises HeadMoved or SessionMissing; then nothing has changed.
@@ -111,12 +138,63 @@ class HeadSweeper(Protocol):
         ...
 
     def roots(self) -> Iterator[tuple[str, SnapshotId]]:
-        """Every (session id, snapshot) that a head or a log entry names."""
+        """Every (session id, snapshot) that a head or a log entry names, and every pin as (`pin NAME`, snapshot)."""
+        ...
+
+    def last_moves(self) -> Iterator[Moved]:
+        """Every session with the last entry of its log."""
+        ...
+
+
+class Pins(Protocol):
+    """Names that keep snapshots which no session reaches. Every change is durable when the call returns."""
+
+    def pin(self, pin: Pin, *, epoch: int | None = None) -> None:
+        """Add or move a pin. `epoch` as in `Heads`. Raises WriterFenced."""
+        ...
+
+    def unpin(self, name: str) -> bool:
+        """Remove a pin; False when there is none of this name."""
+        ...
+
+    def pins(self) -> list[Pin]:
+        """All pins, by name."""
+        ...
+
+
+class Epochs(Protocol):
+    """The ages of a store, which gc begins: what was put in an earlier one may rest on what gc is about to remove."""
+
+    def epoch(self) -> int:
+        """The present one. Starts at 0."""
+        ...
+
+    def begin_epoch(self) -> int:
+        """Begin the next one, durably; returns it."""
+        ...
+
+    def refuse_before(self, epoch: int) -> None:
+        """From now on refuse changes to heads and pins under leases of earlier epochs. Durable on return."""
+        ...
+
+
+class Journal(Protocol):
+    """Writes moves down a second time, where they outlast a lost database of heads."""
+
+    def moved(self, moved: Moved) -> None:
+        """A session was created, or its head moved; called after that is durable."""
+        ...
+
+    def dropping(self, sessions: Collection[Moved]) -> None:
+        """Sessions are about to be dropped; what was said of them before does not count any more. Durable on return."""
         ...
 
 
 class Lease(Protocol):
-    """A turn that is held."""
+    """A turn that is held, and the epoch in which it began."""
+
+    @property
+    def epoch(self) -> int: ...
 
     def release(self) -> None:
         """Give the turn up. Once."""
@@ -124,7 +202,10 @@ class Lease(Protocol):
 
 
 class Leases(Protocol):
-    """Turns: a step holds its session's lease from reading the head to advancing it, across processes too."""
+    """Turns: a step holds its session's lease from reading the head to advancing it, across processes too.
+
+    Whoever puts objects for something that is no session yet takes a turn under a name of its own.
+    """
 
     def try_acquire(self, session_id: str) -> Lease | None:
         """Take the turn if it is free, without waiting. It ends with the process, however that ends."""

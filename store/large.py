@@ -7,9 +7,10 @@ Each is written to a file without a name, hashed, synced, then linked: a name th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from store.errors import ObjectDamaged
@@ -25,13 +26,16 @@ class LargeBlobs:
     def __init__(self, folder: Path, files: Files) -> None:
         self._folder, self._files = folder, files
         folder.mkdir(parents=True, exist_ok=True)
+        self._condemned = folder.parent / "condemned"
         self._known: set[bytes] = set()
+        self._epoch = 0
         self._fans_known: set[int] = set()
 
     def put(self, name: bytes, fill: Callable[[int], None]) -> None:
         """Store the blob that `fill` writes into a descriptor. Durable on return. Raises OSError when it is not `name`."""
         if name in self._known:
             return
+        epoch = self._epoch
         path = self._path(name)
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
@@ -49,7 +53,8 @@ class LargeBlobs:
         if name[0] not in self._fans_known:
             self._files.sync_directory(str(self._folder))
             self._fans_known.add(name[0])
-        self._known.add(name)
+        if epoch == self._epoch:  # else gc may have condemned the blob since we looked
+            self._known.add(name)
 
     def put_file(self, descriptor: int, size_bytes: int) -> BlobId:
         """Store the first `size_bytes` of a file. Raises OSError when it is shorter, or changes meanwhile."""
@@ -62,25 +67,92 @@ class LargeBlobs:
 
     def read(self, name: bytes) -> bytes | None:
         """The blob's bytes, None when there is none of this name. Raises ObjectDamaged."""
-        try:
-            data = self._path(name).read_bytes()
-        except FileNotFoundError:
+        data = self._read_bytes(name)
+        if data is None:
             return None
         if object_id(Kind.BLOB, data) != name:
             raise ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
         return data
 
     def has(self, name: bytes) -> bool:
-        return self._path(name).exists()
+        return any(path.exists() for path in self._paths(name))
+
+    # -- for gc ---------------------------------------------------------------------------------------------------------
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Forget which blobs are known to be there: gc may have condemned them."""
+        self._epoch = epoch
+        self._known.clear()
+
+    def condemn(self, names: Collection[bytes]) -> None:
+        """Put blobs where they are read, but where no writer finds them: whoever puts one of them again writes it again."""
+        self._move(names, self._path, self._condemned_path)
+
+    def spare(self, names: Collection[bytes]) -> None:
+        """Bring condemned blobs back."""
+        self._move(names, self._condemned_path, self._path)
+
+    def condemned(self) -> set[bytes]:
+        return set(_names(self._condemned))
+
+    def drop(self, name: bytes) -> int:
+        """Remove a condemned blob; returns its size in bytes, 0 when it was written again meanwhile, which stays."""
+        path = self._condemned_path(name)
+        size_bytes = 0 if self._path(name).exists() else path.stat().st_size
+        self._files.unlink(str(path))
+        return size_bytes
 
     def __iter__(self) -> Iterator[bytes]:
-        for fan in sorted(self._folder.iterdir()):
-            for file in sorted(fan.iterdir()):
-                yield bytes.fromhex(fan.name + file.name)
+        yield from sorted({*_names(self._folder), *self.condemned()})
+
+    def size_bytes(self, name: bytes) -> int:
+        """What the blob takes. Raises FileNotFoundError."""
+        return self.path(name).stat().st_size
+
+    def path(self, name: bytes) -> Path:
+        """The file that is read for a blob. Raises FileNotFoundError."""
+        for path in self._paths(name):
+            if path.exists():
+                return path
+        raise FileNotFoundError(errno.ENOENT, "no such large blob", name.hex())
+
+    def _read_bytes(self, name: bytes) -> bytes | None:
+        for path in self._paths(name):
+            with contextlib.suppress(FileNotFoundError):
+                return path.read_bytes()
+        return None
+
+    def _move(self, names: Collection[bytes], source: Callable[[bytes], Path], target: Callable[[bytes], Path]) -> None:
+        folders: set[Path] = set()
+        for name in names:
+            new = target(name)
+            new.parent.mkdir(parents=True, exist_ok=True)
+            self._files.rename(str(source(name)), str(new), source_directory=None, target_directory=None)
+            folders |= {new.parent, new.parent.parent, new.parent.parent.parent}
+        for folder in sorted(folders, reverse=True):
+            self._files.sync_directory(str(folder))
+
+    def _paths(self, name: bytes) -> tuple[Path, ...]:
+        """Where a blob may be. The first place once more, since gc may bring it back while we look."""
+        return self._path(name), self._condemned_path(name), self._path(name)
 
     def _path(self, name: bytes) -> Path:
-        digits = name.hex()
-        return self._folder / digits[:2] / digits[2:]
+        return _below(self._folder, name)
+
+    def _condemned_path(self, name: bytes) -> Path:
+        return _below(self._condemned, name)
+
+
+def _below(folder: Path, name: bytes) -> Path:
+    digits = name.hex()
+    return folder / digits[:2] / digits[2:]
+
+
+def _names(folder: Path) -> Iterator[bytes]:
+    if folder.is_dir():
+        for fan in folder.iterdir():
+            for file in fan.iterdir():
+                yield bytes.fromhex(fan.name + file.name)
 
 
 def _hash_file(descriptor: int, size_bytes: int) -> bytes:

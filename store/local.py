@@ -3,29 +3,46 @@
 FORMAT       the format's name and number
 packs/ large/   objects (store.packs)
 heads.sqlite    sessions and logs (store.heads)
-leases.lock     turns (store.heads)
+leases.lock     turns (store.leases)
+gc.lock         held by the one who sweeps or repairs
+condemned/      large blobs that gc is about to remove
+damaged/        what repair has put aside; may be removed
 workspaces/     live directories (store.pool); may be removed whenever no psf runs
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from store import files as files_module
+from store.check import CheckReport, Progress, no_progress
 from store.errors import StoreUnusable
 from store.files import PRIVATE_DIRECTORY_MODE, Files
-from store.heads import FileLeases, SqliteHeads
+from store.gc import GcReport, Sweep, alone
+from store.heads import SqliteHeads
 from store.ids import Kind
+from store.leases import FileLeases
+from store.moves import PackJournal
 from store.packs import PackObjects
 from store.pool import Workspaces
+from store.repair import put_unusable_heads_aside, repair_heads, repair_objects, restore_format
 from store.snapshot import EMPTY_SNAPSHOT_BYTES
 from store.tree import EMPTY_TREE_BYTES
+from store.verify import Findings, check_store
 from store.workspace import WorkspaceSettings
 
 FORMAT = b"psf store 1\n"
+
+
+class Mended(NamedTuple):
+    """What a mended store is like now, and what was done."""
+
+    report: CheckReport
+    done: tuple[str, ...]
 
 
 class LocalStore:
@@ -46,9 +63,43 @@ class LocalStore:
     def workspaces(self, settings: WorkspaceSettings) -> Workspaces:
         return Workspaces(self.root / "workspaces", self.objects, self._files, settings)
 
+    def sweep(self, *, dry: bool, pause: Callable[[], bool], progress: Progress = no_progress) -> GcReport:
+        """Remove what nothing needs (see store.gc). Raises GcRunning, GcRefused, OSError."""
+        sweep = Sweep(self.root, self.objects, self.heads, self.leases, self._files, pause=pause, progress=progress)
+        return sweep.run(dry=dry)
+
+    def check(self, *, full: bool, progress: Progress = no_progress) -> tuple[CheckReport, Findings]:
+        """Check everything (see store.verify). Changes nothing."""
+        return check_store(self.objects, self.heads, full=full, progress=progress)
+
+    @classmethod
+    def mend(cls, root: Path, files: Files | None = None, progress: Progress = no_progress) -> Mended:
+        """Check every byte, mend what can be mended (see store.repair), check again. No psf may be running on the store.
+
+        Raises StoreUnusable, GcRunning, OSError.
+        """
+        files = files or Files()
+        done = restore_format(root, FORMAT, files) + put_unusable_heads_aside(root, files)
+        store = cls(root, files)
+        try:
+            with alone(root):
+                report, findings = store.check(full=True, progress=progress)
+                if not report.clean:
+                    done += repair_objects(root, store.objects, findings, files, progress)
+                    done += repair_heads(store.objects, store.heads)
+                    store.objects.folder.rebuilt.clear()
+                    report, _ = store.check(full=True, progress=progress)
+        finally:
+            store.close()
+        return Mended(report, tuple(done))
+
     def close(self) -> None:
-        self.heads.close()
-        self.objects.close()
+        """Close it, when moves of heads that the packs do not know yet have been written down. Raises OSError."""
+        try:
+            self.objects.sync()
+        finally:
+            self.heads.close()
+            self.objects.close()
 
     def _make_root(self) -> None:
         if not self.root.exists():
@@ -59,8 +110,8 @@ class LocalStore:
         self._check_format()
         self.root.chmod(PRIVATE_DIRECTORY_MODE)
         self.objects = PackObjects(self.root, self._files)
-        self.heads = SqliteHeads(self.root / "heads.sqlite")
-        self.leases = FileLeases(self.root / "leases.lock")
+        self.heads = SqliteHeads(self.root / "heads.sqlite", PackJournal(self.objects))
+        self.leases = FileLeases(self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch)
         # Every session begins at the empty snapshot, so it is there before the first one.
         self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
         self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
-from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing
+from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing, WriterFenced
 from store.files import read_exactly
 from store.ids import BlobId, Kind, SnapshotId, object_id
-from store.interfaces import Lease, Move, Session
+from store.interfaces import Lease, Move, Moved, Pin, Session
 
 
 class MemoryObjects:
@@ -49,15 +49,18 @@ class MemoryObjects:
 
 
 class MemoryHeads:
-    """`Heads` and `HeadSweeper` that last as long as the process."""
+    """`Heads`, `HeadSweeper`, `Pins` and `Epochs` that last as long as the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._logs: dict[str, list[Move]] = defaultdict(list)
+        self._pins: dict[str, Pin] = {}
+        self._epoch = self._refused_before = 0
 
-    def create(self, sessions: Collection[Session], kind: str) -> None:
+    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
         with self._lock:
+            self._refuse_late(epoch)
             taken = set(self._sessions)
             for session in sessions:
                 if session.session_id in taken:
@@ -74,8 +77,17 @@ class MemoryHeads:
             raise SessionMissing(session_id)
         return session
 
-    def advance(self, session_id: str, expected: SnapshotId, move: Move, *, runtime: str | None = None) -> None:
+    def advance(
+        self,
+        session_id: str,
+        expected: SnapshotId,
+        move: Move,
+        *,
+        runtime: str | None = None,
+        epoch: int | None = None,
+    ) -> None:
         with self._lock:
+            self._refuse_late(epoch)
             session = self._sessions.get(session_id)
             if session is None:
                 raise SessionMissing(session_id)
@@ -103,6 +115,39 @@ class MemoryHeads:
         for name, moves in list(self._logs.items()):
             for move in moves:
                 yield name, move.to_snapshot
+        for pin in self.pins():
+            yield f"pin {pin.name}", pin.snapshot
+
+    def last_moves(self) -> Iterator[Moved]:
+        for name, moves in list(self._logs.items()):
+            yield Moved(self._sessions[name], moves[-1])
+
+    def pin(self, pin: Pin, *, epoch: int | None = None) -> None:
+        with self._lock:
+            self._refuse_late(epoch)
+            self._pins[pin.name] = pin
+
+    def unpin(self, name: str) -> bool:
+        return self._pins.pop(name, None) is not None
+
+    def pins(self) -> list[Pin]:
+        return [pin for _, pin in sorted(self._pins.items())]
+
+    def epoch(self) -> int:
+        return self._epoch
+
+    def begin_epoch(self) -> int:
+        with self._lock:
+            self._epoch += 1
+            return self._epoch
+
+    def refuse_before(self, epoch: int) -> None:
+        with self._lock:
+            self._refused_before = epoch
+
+    def _refuse_late(self, epoch: int | None) -> None:
+        if epoch is not None and epoch < self._refused_before:
+            raise WriterFenced
 
 
 class MemoryLeases:
@@ -113,7 +158,17 @@ class MemoryLeases:
 
     def try_acquire(self, session_id: str) -> Lease | None:
         lock = self._locks[session_id]
-        return lock if lock.acquire(blocking=False) else None
+        return _MemoryLease(lock) if lock.acquire(blocking=False) else None
 
     def is_held(self, session_id: str) -> bool:
         return self._locks[session_id].locked()
+
+
+class _MemoryLease:
+    epoch = 0
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def release(self) -> None:
+        self._lock.release()

@@ -1,82 +1,68 @@
 """Objects in append-only pack files, with large blobs as files of their own.
 
-    packs/00000007.open   being appended to by the one process that holds its flock
-    packs/00000003.pack   sealed: complete, synced, never written again
-    large/ab/cdef...      a blob of LARGE_BYTES or more
-
 The packs are the write-ahead log: what a commit puts is appended in one writev and made durable by one fdatasync, which
 commits in flight share (the first waiter syncs for all). A record is header and payload; the id in the header is the hash
 of the payload, so a torn tail is recognised and cut when its pack is next taken over. Nobody cuts a pack whose lock is held,
 and nobody cuts what a whole record follows: that is damage, not a torn tail, and what lies beyond it is read on.
 
-A deduplication hit counts only where the bytes are known to be durable after our next sync: in our own pack or a sealed one.
+A deduplication hit counts only where the bytes are known to be durable after our next sync, and to stay: in our own pack or a
+sealed one that gc has not condemned. Else the object is written again.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from store import files as files_module
-from store.errors import ObjectDamaged, ObjectMissing, StoreUnusable
+from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files, read_exactly
 from store.ids import BlobId, Kind, object_id
-from store.index import (
-    PACK_HEADER,
-    RECORD,
-    Name,
-    Place,
-    Record,
-    is_whole,
-    next_whole_record,
-    read_records,
-    record_at,
-    record_header,
-)
 from store.large import LARGE_BYTES, LargeBlobs
+from store.pack_folder import PackFolder, Place
+from store.pack_writer import PackWriter
+from store.records import COMPRESSED, RECORD, RECORD_MAGIC, Name, restore
 
 SEAL_BYTES = 64 << 20
 PENDING_BYTES_MAX = 4 << 20
-PACK_MODE = 0o600
-"""Writable, also for users without the rights of root: the next start goes on with it."""
 
 
 class PackObjects:
     """`Objects` and `ObjectLister` on a local file system. One per process and store folder; any number of threads."""
 
     def __init__(self, root: Path, files: Files, *, seal_bytes: int = SEAL_BYTES) -> None:
-        self._files, self._seal_bytes = files, seal_bytes
-        self._packs = root / "packs"
-        self._packs.mkdir(parents=True, exist_ok=True)
-        self._large = LargeBlobs(root / "large", files)
+        self._files, self.seal_bytes = files, seal_bytes
+        packs = root / "packs"
+        packs.mkdir(parents=True, exist_ok=True)
+        self.large = LargeBlobs(root / "large", files)
         files.sync_directory(str(root))
+        self.folder = PackFolder(packs, files)
         self._state = threading.Condition()
-        self._index: dict[Name, Place] = {}
-        self._foreign: dict[Name, Place] = {}
-        self._foreign_ends: dict[int, int] = {}
-        self._readers: dict[int, int] = {}
         self._pending: dict[Name, bytes] = {}
         self._pending_bytes = 0
         self._put_count = self._synced_count = 0
         self._syncing = False
-        self._own: _OpenPack | None = None
-        self._own_numbers: set[int] = set()
-        self._load()
+        self._epoch = 0
+        self._stale = False
+        self._own: PackWriter | None = None
+        self._retired: list[PackWriter] = []
+        self._take_over_abandoned()
 
     # -- Objects ----------------------------------------------------------------------------------------------------
 
     def put(self, kind: Kind, data: bytes) -> bytes:
         name = (kind, object_id(kind, data))
         if kind is Kind.BLOB and len(data) >= LARGE_BYTES:
-            self._large.put(name[1], lambda target: self._files.write(target, data))
+            self.large.put(name[1], lambda target: self._files.write(target, data))
             return name[1]
+        if self._stale:
+            self._look_again()
         if self._pending_bytes >= PENDING_BYTES_MAX:
             self.sync()
         with self._state:
-            if name not in self._index and name not in self._pending:
+            if not (name in self._pending or self._holds(name) or self.folder.durable(name)):
                 self._pending[name] = bytes(data)
                 self._pending_bytes += RECORD.size + len(data)
                 self._put_count += 1
@@ -88,25 +74,28 @@ class PackObjects:
             if len(data) < size_bytes:
                 raise OSError(errno.EIO, "a file is shorter than said")
             return BlobId(self.put(Kind.BLOB, data))
-        return self._large.put_file(descriptor, size_bytes)
+        return self.large.put_file(descriptor, size_bytes)
 
     def get(self, kind: Kind, object_id: bytes) -> bytes:
         name = (kind, object_id)
-        with self._state:
-            pending = self._pending.get(name)
-            place = self._index.get(name) or self._foreign.get(name)
+        pending = self._pending.get(name)
         if pending is not None:
             return pending
-        if place is None:
-            large = self._large.read(object_id) if kind is Kind.BLOB else None
-            if large is not None:
-                return large
-            with self._state:
-                self._read_foreign()
-                place = self._index.get(name) or self._foreign.get(name)
-        if place is None:
+        data = self._read_somewhere(name)
+        if data is None and kind is Kind.BLOB:
+            data = self.large.read(object_id)
+        if data is None:
+            # Another process may have written it, or gc moved it, or a pack been cut and continued since we looked.
+            damaged = bool(self._places(name))
+            if damaged:
+                self.folder.forget_foreign()
+            self.folder.refresh()
+            data = self._read_somewhere(name)
+            if data is None and damaged and self._places(name):
+                raise ObjectDamaged(kind.word, object_id.hex(), "its bytes do not match its name")
+        if data is None:
             raise ObjectMissing(kind.word, object_id.hex())
-        return self._read(name, place)
+        return data
 
     def sync(self) -> None:
         """See `Objects.sync`. After a failure all that was put is still pending, and a later call writes it to a new pack."""
@@ -118,14 +107,14 @@ class PackObjects:
                 return
             self._syncing = True
             batch, reached = dict(self._pending), self._put_count
-        places: dict[Name, Place] | None = None
+        written = False
         try:
-            places = self._write(batch)
+            self._write(batch)
+            written = True
         finally:
             with self._state:
                 self._syncing = False
-                if places is not None:
-                    self._index.update(places)
+                if written:
                     for name, data in batch.items():
                         del self._pending[name]
                         self._pending_bytes -= RECORD.size + len(data)
@@ -135,251 +124,146 @@ class PackObjects:
     # -- ObjectLister -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Name]:
+        self.folder.refresh()
         with self._state:
-            self._read_foreign()
-            names = set(self._index) | set(self._foreign) | set(self._pending)
+            names = self.folder.names() | set(self._pending)
+            for writer in self._writers():
+                names |= writer.records.keys()
         yield from names
-        for name in self._large:
+        for name in self.large:
             yield Kind.BLOB, name
 
     def find_missing(self, objects: Collection[Name]) -> set[Name]:
+        missing = {name for name in objects if name not in self._pending and not self._places(name)}
+        if missing:
+            self.folder.refresh()
+            missing = {name for name in missing if not self._places(name)}
+        return {name for name in missing if not (name[0] is Kind.BLOB and self.large.has(name[1]))}
+
+    # -- house-keeping ------------------------------------------------------------------------------------------------
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Before anything is put under a lease of this epoch: what gc has condemned must be learnt (see store.gc)."""
+        if epoch != self._epoch:
+            self.large.enter_epoch(epoch)
+            # Looked at by the next put: whoever enters an epoch may be in no place to wait for a disk.
+            self._stale = True
+            self._epoch = epoch
+
+    def _look_again(self) -> None:
+        with self._state:  # as every look for a stored object: none is done with the old view while this goes on
+            if self._stale:
+                self._stale = False
+                try:
+                    self.folder.refresh()
+                except BaseException:
+                    self._stale = True
+                    raise
+
+    def own_pack(self) -> PackWriter | None:
+        """The pack that this process appends to, when there is one."""
+        return self._own
+
+    def seal(self) -> None:
+        """Seal the pack that this process appends to, when there is anything in it."""
+        self.sync()
+        with self._alone():
+            if self._own is not None and self._own.usable and self._own.records:
+                self._seal_own(self._own)
+
+    def open_pack(self) -> None:
+        """Have a pack to append to, also when there is nothing to append."""
+        with self._alone():
+            self._open_own()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else uses the pack that we append to."""
         with self._state:
-            missing = {name for name in objects if name not in self._index and name not in self._pending}
-            if missing - self._foreign.keys():
-                self._read_foreign()
-            missing -= self._foreign.keys()
-        return {name for name in missing if not (name[0] is Kind.BLOB and self._large.has(name[1]))}
+            while self._syncing:
+                self._state.wait()
+            self._syncing = True
+        try:
+            yield
+        finally:
+            with self._state:
+                self._syncing = False
+                self._state.notify_all()
 
     def close(self) -> None:
         """Close every descriptor, when a sync under way has ended. What was not synced is lost, as after a crash."""
         with self._state:
             while self._syncing:
                 self._state.wait()
-            for descriptor in self._readers.values():
-                os.close(descriptor)
-            self._readers.clear()
             self._own = None
+            self._retired.clear()
+            self.folder = PackFolder(self.folder.path, self._files)
 
-    # -- appending --------------------------------------------------------------------------------------------------
+    # -- parts ----------------------------------------------------------------------------------------------------------
 
-    def _write(self, batch: dict[Name, bytes]) -> dict[Name, Place]:
-        """Append and sync; only the thread that set `_syncing` comes here. Returns where each object lies."""
-        if self._own is None:
-            self._own = self._new_pack()
-        pack, offset = self._own, self._own.end
-        places: dict[Name, Place] = {}
-        buffers: list[bytes] = []
-        for name, data in batch.items():
-            buffers += (record_header(*name, len(data)), data)
-            places[name] = Place(pack.number, offset + RECORD.size, len(data))
-            offset += RECORD.size + len(data)
-        self._append(pack, buffers)
-        pack.end = offset
-        if pack.end >= self._seal_bytes:
-            self._own = None
-            self._rename_sealed(pack.number)
-        return places
+    def _write(self, batch: dict[Name, bytes]) -> None:
+        """Append the batch to our pack and sync; only one thread is here at a time."""
+        self._open_own().append((name, 0, data) for name, data in batch.items())
 
-    def _append(self, pack: _OpenPack, buffers: list[bytes]) -> None:
-        """Append and sync, or leave the pack as it was; after a failed sync never use it again: the kernel may have dropped its
-        pages.
-        """
+    def _open_own(self) -> PackWriter:
+        """The pack to append to: the one we have, unless it is full or a sync of it failed."""
+        own = self._own
+        if own is not None and not own.usable:
+            # What it made durable before is still read from it, and counts.
+            self._retired.append(own)
+            own = self._own = None
+        if own is not None and own.end >= self.seal_bytes:
+            self._seal_own(own)
+            own = None
+        if own is None:
+            own = self._own = PackWriter.create(self.folder, self._files)
+        return own
+
+    def _seal_own(self, own: PackWriter) -> None:
+        own.seal()
         self._own = None
-        try:
-            self._files.append(pack.descriptor, buffers)
-        except OSError:
-            # Nothing of it was promised, and a full disk must not be filled with it.
-            self._files.truncate(pack.descriptor, pack.end)
-            self._own = pack
-            raise
-        self._files.sync(pack.descriptor)
-        self._own = pack
 
-    def _new_pack(self) -> _OpenPack:
-        number = 1 + max((_number(path) for path in self._packs.iterdir()), default=0)
-        while (descriptor := self._try_new_pack(number)) is None:
-            number += 1
-        return _OpenPack(number, descriptor, len(PACK_HEADER))
+    def _writers(self) -> list[PackWriter]:
+        own = self._own
+        return [own, *self._retired] if own is not None else list(self._retired)
 
-    def _try_new_pack(self, number: int) -> int | None:
-        """The descriptor of a new pack of this number; None when another process has one."""
-        # Locked before it has a name, so that no other process can take it for an abandoned one.
-        descriptor = self._files.unnamed(str(self._packs), PACK_MODE)
-        try:
-            files_module.lock(descriptor, wait=False)
-            self._files.append(descriptor, [PACK_HEADER])
-            self._files.sync(descriptor)
-            named = self._name_pack(descriptor, number)
-            if named:
-                self._files.sync_directory(str(self._packs))
-        except BaseException:
-            os.close(descriptor)
-            with self._state:
-                self._own_numbers.discard(number)  # whoever takes it over may append to it
-            raise
-        if not named:
-            os.close(descriptor)
-            return None
-        with self._state:
-            self._readers[number] = descriptor
-        return descriptor
+    def _holds(self, name: Name) -> bool:
+        return any(name in writer.records for writer in self._writers())
 
-    def _name_pack(self, descriptor: int, number: int) -> bool:
-        """Call our pack so, unless another process has a pack of that number, also one that it seals meanwhile."""
-        path = self._packs / f"{number:08d}.open"
-        sealed = path.with_suffix(".pack")
-        if path.exists() or sealed.exists():
-            return False
-        with self._state:
-            self._own_numbers.add(number)  # before it can be seen, so that no reader of ours takes it for another's
-        self._files.link(descriptor, str(path))
-        ours = _still_named(descriptor, path)
-        if ours and not sealed.exists():
-            return True
-        if ours:
-            self._files.unlink(str(path))
-        with self._state:
-            self._own_numbers.discard(number)
-        return False
+    def _places(self, name: Name) -> list[Place]:
+        ours = [
+            Place(writer.file, record.offset, record.length)
+            for writer in self._writers()
+            if (record := writer.records.get(name)) is not None
+        ]
+        return ours + list(self.folder.places(name))
 
-    def _rename_sealed(self, number: int) -> None:
-        path = self._packs / f"{number:08d}.open"
-        self._files.rename(str(path), str(path.with_suffix(".pack")), source_directory=None, target_directory=None)
-        self._files.sync_directory(str(self._packs))
-
-    # -- loading ----------------------------------------------------------------------------------------------------
-
-    def _load(self) -> None:
-        for path in sorted(self._packs.iterdir()):
-            if path.suffix == ".pack":
-                self._read_whole_pack(_number(path), verify=False)
-            elif path.suffix == ".open":
-                self._take_over(path)
-        self._read_foreign()
-
-    def _take_over(self, path: Path) -> None:
-        """Adopt a pack whose writer is gone: cut its torn tail, make the rest durable, go on with it or seal it.
-
-        One with damage in it is sealed as it is: where its end should be is not sure.
-        """
-        try:
-            descriptor = self._files.open(str(path), os.O_RDWR | os.O_APPEND)
-        except FileNotFoundError:
-            return  # another process has taken it over and sealed it meanwhile
-        if not files_module.lock(descriptor, wait=False) or not _still_named(descriptor, path):
-            os.close(descriptor)
-            return
-        number = _number(path)
-        self._readers[number] = descriptor
-        self._own_numbers.add(number)
-        end, damaged = self._read_whole_pack(number, verify=True)
-        if not damaged:
-            self._files.truncate(descriptor, end)
-        self._files.sync(descriptor)
-        if self._own is None and end < self._seal_bytes and not damaged:
-            self._own = _OpenPack(number, descriptor, end)
-        else:
-            self._rename_sealed(number)
-
-    def _read_foreign(self) -> None:
-        """Learn what other processes have added since the last look; the caller holds the lock (or is alone)."""
-        for path in sorted(self._packs.iterdir()):
-            number = _number(path)
-            if number in self._own_numbers:
-                continue
-            if path.suffix == ".pack" and number in self._readers and number not in self._foreign_ends:
-                continue
-            start = self._foreign_ends.get(number, len(PACK_HEADER))
-            self._foreign_ends[number] = self._read_foreign_pack(number, start)
-
-    def _read_foreign_pack(self, number: int, start: int) -> int:
-        """What another process has appended since `start`, up to what is not whole yet; returns where that begins."""
-        end = start
-        for record in read_records(self._checked_reader(number), start, verify=True):
-            self._foreign[record.name] = Place(number, record.offset, record.length)
-            end = record.end
-        return end
-
-    def _read_whole_pack(self, number: int, *, verify: bool) -> tuple[int, bool]:
-        """Index a pack that nobody appends to; returns where its last record ends, and whether there is damage before that."""
-        descriptor = self._checked_reader(number)
-        end, damaged = len(PACK_HEADER), False
-        position: int | None = end
-        while position is not None:
-            last: Record | None = None
-            for last in read_records(descriptor, position, verify=verify):
-                self._index[last.name] = Place(number, last.offset, last.length)
-                end = last.end
-            position = _beyond_damage(descriptor, end, last if not verify else None)
-            if position is not None:
-                damaged = True
-                lost = record_at(descriptor, end, position)
-                if lost is not None and lost.end == position:
-                    # Its header is whole: whoever asks for it is told that it is damaged, not that it never was.
-                    self._index[lost.name] = Place(number, lost.offset, lost.length)
-        return end, damaged
-
-    def _checked_reader(self, number: int) -> int:
-        descriptor = self._reader(number)
-        if read_exactly(descriptor, len(PACK_HEADER), 0) != PACK_HEADER:
-            raise StoreUnusable(f"pack {number} does not begin as a pack of this format")
-        return descriptor
-
-    # -- reading ----------------------------------------------------------------------------------------------------
-
-    def _reader(self, number: int) -> int:
-        descriptor = self._readers.get(number)
-        if descriptor is None:
-            path = self._packs / f"{number:08d}.pack"
-            try:
-                descriptor = self._files.open(str(path.with_suffix(".open")), os.O_RDONLY)
-            except FileNotFoundError:  # sealed, perhaps just now: names change in this direction only
-                descriptor = self._files.open(str(path), os.O_RDONLY)
-            self._readers[number] = descriptor
-        return descriptor
-
-    def _read(self, name: Name, place: Place) -> bytes:
-        kind, expected = name
-        header = record_header(kind, expected, place.length)
-        with self._state:
-            descriptor = self._reader(place.pack)
-        record = read_exactly(descriptor, RECORD.size + place.length, place.offset - RECORD.size)
-        if record[: RECORD.size] != header:
-            raise ObjectDamaged(kind.word, expected.hex(), "its record's header is not the one that was written")
-        data = record[RECORD.size :]
-        if len(data) != place.length or object_id(kind, data) != expected:
-            raise ObjectDamaged(kind.word, expected.hex(), "its bytes do not match its name")
-        return data
-
-
-class _OpenPack:
-    """The pack this process appends to. `end` is where the next record goes, in bytes."""
-
-    def __init__(self, number: int, descriptor: int, end: int) -> None:
-        self.number, self.descriptor, self.end = number, descriptor, end
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.stem)
-    except ValueError:
-        raise StoreUnusable(f"{path.name!r} in the packs folder is not a pack") from None
-
-
-def _still_named(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _beyond_damage(descriptor: int, end: int, unverified: Record | None) -> int | None:
-    """Where records go on after the one that ends at `end`; None when nothing whole follows, as after a torn tail.
-
-    `unverified` is that last record when it was not verified: a wrong length in its header leads astray.
-    """
-    if end == os.fstat(descriptor).st_size:
+    def _read_somewhere(self, name: Name) -> bytes | None:
+        """The object from whichever of its places has it whole; None when none has."""
+        for place in self._places(name):
+            data = _read(name, place)
+            if data is not None:
+                return data
         return None
-    if unverified is not None and not is_whole(descriptor, unverified):
-        return next_whole_record(descriptor, unverified.start + 1)
-    return next_whole_record(descriptor, end)
+
+    def _take_over_abandoned(self) -> None:
+        for path in self.folder.open_paths():
+            writer = PackWriter.take_over(path, self.folder, self._files)
+            if writer is None:
+                continue
+            if self._own is None and writer.end < self.seal_bytes and not writer.compacted:
+                self._own = writer
+            else:
+                writer.seal()
+        self.folder.refresh()
+
+
+def _read(name: Name, place: Place) -> bytes | None:
+    record = read_exactly(place.file.descriptor, RECORD.size + place.length, place.offset - RECORD.size)
+    if len(record) < RECORD.size:
+        return None
+    magic, kind, flags, reserved, length, identity = RECORD.unpack_from(record)
+    if magic != RECORD_MAGIC or (kind, identity) != name or length != place.length or reserved or flags & ~COMPRESSED:
+        return None
+    stored = record[RECORD.size :]
+    return restore(name, flags, stored) if len(stored) == length else None

@@ -12,7 +12,7 @@ from aiohttp import web
 from executors.errors import ExecutorError, FilesTooLarge, Overloaded
 from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
-from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError
+from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
@@ -26,6 +26,7 @@ _COMPATIBLE = {
     InvalidField: 422,
     NotInHistory: 404,
     HeadMoved: 409,
+    WriterFenced: 503,
     UnsupportedBody: 415,
     BodyTooSlow: 408,
     FilesTooLarge: 422,

@@ -90,7 +90,7 @@ class ObjectsMachine(RuleBasedStateMachine):
         if store is None:
             return
         if store._own is not None:
-            os.write(store._own.descriptor, torn)
+            os.write(store._own.file.descriptor, torn)
         store.close()
         self.lost |= self.pending[which]
         self.pending[which].clear()

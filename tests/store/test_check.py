@@ -77,7 +77,7 @@ def test_a_deleted_large_blob_is_named_with_its_session(store: LocalStore) -> No
     assert not report.clean
     assert report.damaged == ()
     assert set(report.broken) == {"torn"}
-    assert report.broken["torn"] == (f"blob {name} is missing",)
+    assert report.broken["torn"] == (f"step 1: d/file: blob {name} is missing",)
 
 
 @pytest.mark.parametrize("harm", ["deleted", "damaged"])
@@ -113,7 +113,7 @@ def test_damage_in_a_pack_is_named(store: LocalStore) -> None:
 def test_a_head_that_names_nothing_is_named(store: LocalStore) -> None:
     begin(store, "a", SnapshotId(b"\x07" * 32))
     report = check(store.objects, store.heads)
-    assert report.broken == {"a": ("snapshot " + "07" * 32 + " is missing",)}
+    assert report.broken == {"a": ("its log: snapshot " + "07" * 32 + " is missing",)}
 
 
 def test_an_object_that_is_not_canonical_is_damage(store: LocalStore) -> None:

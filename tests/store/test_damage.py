@@ -11,9 +11,9 @@ import pytest
 from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files
 from store.ids import Kind, blob_id
-from store.index import PACK_HEADER, RECORD
 from store.large import LARGE_BYTES
 from store.packs import PackObjects
+from store.records import PACK_HEADER, RECORD
 from tests.store.workbench import filled
 
 
@@ -39,6 +39,8 @@ def test_a_flipped_bit_found_at_opening_never_gives_wrong_bytes(tmp_path: Path, 
     """And harms no other object, wherever it is: not even the store that goes on with the pack."""
     contents = [os.urandom(40) for _ in range(3)]
     names = filled(tmp_path, *contents, seal_bytes=1 << 20 if suffix == ".open" else 250)
+    if suffix == ".pack":
+        PackObjects(tmp_path, Files(), seal_bytes=250).close()
     pack = tmp_path / "packs" / f"00000001{suffix}"
     whole = pack.read_bytes()
     chance = random.Random(7)
@@ -64,7 +66,7 @@ def test_a_flipped_bit_found_at_opening_never_gives_wrong_bytes(tmp_path: Path, 
 def test_damage_early_in_a_pack_loses_nothing_that_lies_beyond_it(tmp_path: Path, seal_bytes: int) -> None:
     contents = [b"%d" % number + os.urandom(40) for number in range(50)]
     names = filled(tmp_path, *contents, seal_bytes=seal_bytes)
-    (pack,) = (path for path in (tmp_path / "packs").iterdir() if path.name.startswith("00000001"))
+    (pack,) = (path for path in (tmp_path / "packs").iterdir() if path.stem == "00000001" and path.suffix != ".idx")
     size_bytes = pack.stat().st_size
     data = bytearray(pack.read_bytes())
     data[len(PACK_HEADER) + RECORD.size + 5] ^= 1

@@ -11,14 +11,24 @@ from pathlib import Path
 import pytest
 
 from store.errors import HeadMoved, StoreUnusable
-from store.heads import FileLeases, SqliteHeads
+from store.heads import SqliteHeads
 from store.interfaces import Leases
+from store.leases import FileLeases
 from store.testing import HeadsContract, LeasesContract, SweptHeads, in_threads, move, session, snapshot_name
+from store.testing.pins import PinnedHeads, PinsContract
 
 
 class TestSqliteHeads(HeadsContract):
     @pytest.fixture
     def heads(self, tmp_path: Path) -> Iterator[SweptHeads]:
+        heads = SqliteHeads(tmp_path / "heads.sqlite")
+        yield heads
+        heads.close()
+
+
+class TestSqlitePins(PinsContract):
+    @pytest.fixture
+    def heads(self, tmp_path: Path) -> Iterator[PinnedHeads]:
         heads = SqliteHeads(tmp_path / "heads.sqlite")
         yield heads
         heads.close()
@@ -64,7 +74,7 @@ def test_many_may_open_a_new_database_at_once(tmp_path: Path) -> None:
 def test_commits_survive_power_loss_by_configuration(tmp_path: Path) -> None:
     """WAL with synchronous=FULL is what syncs each commit; NORMAL would not."""
     heads = SqliteHeads(tmp_path / "heads.sqlite")
-    database = heads._database
+    database = heads._transactions._database
     assert database.execute("pragma journal_mode").fetchone() == ("wal",)
     assert database.execute("pragma synchronous").fetchone() == (2,)
     heads.close()
@@ -87,7 +97,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 _HOLDER = """
 import sys
 from pathlib import Path
-from store.heads import FileLeases
+from store.leases import FileLeases
 lease = FileLeases(Path(sys.argv[1])).try_acquire("a")
 print("held" if lease else "refused", flush=True)
 sys.stdin.read()

@@ -37,4 +37,4 @@ def test_anything_else_is_no_prefix(text: str) -> None:
 
 
 def test_kinds_have_the_numbers_and_words_of_the_format() -> None:
-    assert {kind.word: int(kind) for kind in Kind} == {"blob": 1, "tree": 2, "snapshot": 3}
+    assert {kind.word: int(kind) for kind in Kind} == {"blob": 1, "tree": 2, "snapshot": 3, "move": 4}

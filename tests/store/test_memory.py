@@ -7,6 +7,7 @@ import pytest
 from store.interfaces import Leases, Objects
 from store.memory import MemoryHeads, MemoryLeases, MemoryObjects
 from store.testing import HeadsContract, LeasesContract, ObjectsContract, SweptHeads
+from store.testing.pins import PinnedHeads, PinsContract
 
 
 class TestMemoryObjects(ObjectsContract):
@@ -18,6 +19,12 @@ class TestMemoryObjects(ObjectsContract):
 class TestMemoryHeads(HeadsContract):
     @pytest.fixture
     def heads(self) -> SweptHeads:
+        return MemoryHeads()
+
+
+class TestMemoryPins(PinsContract):
+    @pytest.fixture
+    def heads(self) -> PinnedHeads:
         return MemoryHeads()
 
 

@@ -15,10 +15,10 @@ from store.errors import ObjectMissing, StoreUnusable
 from store.faulty import FaultyFiles
 from store.files import Files, open_directory
 from store.ids import Kind, blob_id, object_id
-from store.index import PACK_HEADER, RECORD
 from store.interfaces import Objects
 from store.large import LARGE_BYTES
 from store.packs import PENDING_BYTES_MAX, PackObjects
+from store.records import PACK_HEADER, RECORD
 from store.testing import ObjectsContract
 from tests.store.live import as_user
 from tests.store.workbench import filled
@@ -52,7 +52,8 @@ def opened(tmp_path: Path) -> Iterator[list[PackObjects]]:
 
 
 def packs(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "packs").iterdir())
+    """The packs that are there, without their indexes."""
+    return sorted(path.name for path in (root / "packs").iterdir() if path.suffix != ".idx")
 
 
 def test_a_torn_tail_is_cut_at_the_last_whole_record_wherever_it_tore(tmp_path: Path) -> None:
@@ -148,13 +149,13 @@ def test_nothing_is_relied_on_before_it_is_durable(tmp_path: Path) -> None:
     """A power cut cannot be had in a test; the order of what is asked of the disk can be. Each sync is needed."""
     new_pack = ["unnamed", "append", "sync", "link", "sync_directory"]
     commit = ["append", "sync"]
-    opened, seal = ["sync_directory"], ["rename", "sync_directory"]
+    opened, seal = ["sync_directory"], ["rename", "sync_directory", "unnamed", "write", "sync", "link", "open"]
     assert performed(tmp_path / "a", b"1", b"2") == [*opened, *new_pack, *commit, *commit]
     assert performed(tmp_path / "a", b"3") == [*opened, "open", "truncate", "sync", *commit]
     assert performed(tmp_path / "b", b"1" * 50, b"2", seal_bytes=90) == [
         *opened,
-        *(*new_pack, *commit, *seal),
         *(*new_pack, *commit),
+        *(*seal, *new_pack, *commit),
     ]
     large = ["unnamed", "write", "sync", "link", "sync_directory", "sync_directory"]
     assert performed(tmp_path / "c", b"x" * LARGE_BYTES) == [*opened, *large]
@@ -222,7 +223,7 @@ from store.packs import PackObjects
 store = PackObjects(Path(sys.argv[1]), Files())
 store.put(Kind.BLOB, b"synced by another process")
 store.sync()
-os.write(store._own.descriptor, b"psf1 half a record")
+os.write(store._own.file.descriptor, b"psf1 half a record")
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -253,12 +254,29 @@ def test_nobody_cuts_a_pack_that_a_live_process_holds(tmp_path: Path, opened: li
     assert pack.read_bytes() == before[: -len(b"psf1 half a record")]
 
 
-@pytest.mark.parametrize("content", [b"", b"psfpack\x02", b"something else entirely"])
-def test_a_pack_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+def test_a_pack_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "packs").mkdir()
-    (tmp_path / "packs" / "00000001.pack").write_bytes(content)
-    with pytest.raises(StoreUnusable):
+    (tmp_path / "packs" / f"00000001{suffix}").write_bytes(b"psfpack\x03" + b"x" * 100)
+    with pytest.raises(StoreUnusable, match="format 3"):
         PackObjects(tmp_path, Files())
+    assert (tmp_path / "packs" / f"00000001{suffix}").stat().st_size == 108
+
+
+@pytest.mark.parametrize("header", [b"", b"psf", b"something else entirely"])
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+def test_a_pack_with_a_damaged_header_costs_no_object_that_is_whole(tmp_path: Path, suffix: str, header: bytes) -> None:
+    names = filled(tmp_path, b"one", b"two")
+    pack = tmp_path / "packs" / "00000001.open"
+    body = pack.read_bytes()[len(PACK_HEADER) :] if header else b""
+    pack.write_bytes(header + body)
+    pack.rename(pack.with_suffix(suffix))
+    store = PackObjects(tmp_path, Files())
+    found = [] if store.find_missing([(Kind.BLOB, name) for name in names]) else names
+    assert [store.get(Kind.BLOB, name) for name in found] == ([b"one", b"two"] if header else [])
+    store.put(Kind.BLOB, b"three")
+    store.sync()
+    store.close()
 
 
 def test_a_stranger_in_the_packs_folder_is_named(tmp_path: Path) -> None:
@@ -375,6 +393,7 @@ def test_a_number_that_another_process_seals_meanwhile_is_not_taken(tmp_path: Pa
         def link(self, descriptor: int, path: str) -> None:
             if path.endswith("00000001.open") and not self.other:
                 self.other.extend(filled(tmp_path, b"a" * 100, seal_bytes=50))
+                PackObjects(tmp_path, Files(), seal_bytes=50).close()
             super().link(descriptor, path)
 
     files = Stalled()
@@ -382,7 +401,7 @@ def test_a_number_that_another_process_seals_meanwhile_is_not_taken(tmp_path: Pa
     mine = store.put(Kind.BLOB, b"b" * 100)
     store.sync()
     store.close()
-    assert packs(tmp_path) == ["00000001.pack", "00000002.pack"]
+    assert packs(tmp_path) == ["00000001.pack", "00000002.open"]
     again = PackObjects(tmp_path, Files())
     assert [again.get(Kind.BLOB, name) for name in (*files.other, mine)] == [b"a" * 100, b"b" * 100]
     again.close()

@@ -1,0 +1,186 @@
+"""Records: how objects stand in a pack, and reading them one after the other.
+
+A pack is one of PACK_HEADERS and then records. A record is a header (magic, kind, flags, length of what follows, id) and the
+object's bytes, as they are or, with the COMPRESSED flag, as one zstd frame (RFC 8878). The id is that of the bytes themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import zstandard
+
+from store.files import read_exactly
+from store.ids import ID_BYTES, Kind, object_id
+
+PACK_HEADER = b"psfpack\x01"
+"""Of a pack that was written commit by commit: its records are as they were put."""
+COMPACTED_HEADER = b"psfpack\x02"
+"""Of a pack that gc wrote: its records are compressed."""
+PACK_HEADERS = (PACK_HEADER, COMPACTED_HEADER)
+RECORD_MAGIC = b"psf1"
+RECORD = struct.Struct("<4sBBHI32s")
+"""Record header: magic, kind, flags, reserved (0), stored bytes, id. What is stored follows."""
+COMPRESSED = 1
+COMPRESSION_LEVEL = 1
+OBJECT_BYTES_MAX = 1 << 30
+"""The longest object a compressed record may claim to hold."""
+WINDOW_BYTES = 1 << 20
+
+Name = tuple[Kind, bytes]
+
+
+class Record(NamedTuple):
+    """A record as its header has it: the object's name, and offset and length, in bytes, of what is stored of it."""
+
+    name: Name
+    flags: int
+    offset: int
+    length: int
+
+    @property
+    def start(self) -> int:
+        return self.offset - RECORD.size
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+def record_header(name: Name, flags: int, length: int) -> bytes:
+    return RECORD.pack(RECORD_MAGIC, name[0], flags, 0, length, name[1])
+
+
+def compress(data: bytes) -> tuple[int, bytes]:
+    """Flags and stored bytes of an object in a sealed pack: compressed when that makes it shorter."""
+    frame = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=False).compress(data)
+    return (COMPRESSED, frame) if len(frame) < len(data) else (0, data)
+
+
+def restore(name: Name, flags: int, stored: bytes) -> bytes | None:
+    """The object's bytes, out of what a record stores of it; None when they are not what its name says."""
+    data = _decompress(stored) if flags & COMPRESSED else stored
+    return data if data is not None and object_id(name[0], data) == name[1] else None
+
+
+def _decompress(frame: bytes) -> bytes | None:
+    try:
+        if not 0 <= zstandard.frame_content_size(frame) <= OBJECT_BYTES_MAX:
+            return None
+        data: bytes = zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError:
+        return None
+    return data
+
+
+class Reading:
+    """Sequential reading of a file through a window. Maps nothing: a file that another process cuts must not end us."""
+
+    def __init__(self, descriptor: int, window_bytes: int = WINDOW_BYTES) -> None:
+        self._descriptor, self._window_bytes = descriptor, window_bytes
+        self._window, self._start = b"", 0
+        self.size_bytes = os.fstat(descriptor).st_size
+
+    def at(self, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`, fewer only at the end of the file."""
+        begin = offset - self._start
+        if begin < 0 or begin + length > len(self._window):
+            self._window = read_exactly(self._descriptor, max(length, self._window_bytes), offset)
+            self._start, begin = offset, 0
+        return self._window[begin : begin + length]
+
+    def record(self, offset: int) -> Record | None:
+        """The record whose header stands at `offset`, when it is one and all there."""
+        header = self.at(offset, RECORD.size)
+        if len(header) < RECORD.size:
+            return None
+        magic, kind, flags, reserved, length, identity = RECORD.unpack(header)
+        end = offset + RECORD.size + length
+        if magic != RECORD_MAGIC or flags & ~COMPRESSED or reserved or kind not in _KINDS or end > self.size_bytes:
+            return None
+        return Record((Kind(kind), identity), flags, offset + RECORD.size, length)
+
+    def object(self, record: Record) -> bytes | None:
+        """The object that a record holds; None when it is not what its name says."""
+        return restore(record.name, record.flags, self.at(record.offset, record.length))
+
+
+def read_records(reading: Reading, start: int, *, verify: bool) -> Iterator[Record]:
+    """Yield the records from `start` up to the first invalid one.
+
+    A record is invalid when its header is not one, when it is not all there, or, with `verify`, when its bytes do not match
+    its id: such is the torn tail of a pack whose writer died.
+    """
+    offset = start
+    while (record := reading.record(offset)) is not None and not (verify and reading.object(record) is None):
+        yield record
+        offset = record.end
+
+
+def next_whole_record(reading: Reading, start: int) -> int | None:
+    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows."""
+    offset = start
+    while offset + RECORD.size <= reading.size_bytes:
+        chunk = reading.at(offset, min(WINDOW_BYTES, reading.size_bytes - offset))
+        found = chunk.find(RECORD_MAGIC)
+        if found < 0:
+            offset += max(1, len(chunk) - len(RECORD_MAGIC) + 1)
+            continue
+        offset += found
+        record = reading.record(offset)
+        if record is not None and reading.object(record) is not None:
+            return offset
+        offset += 1
+    return None
+
+
+class Scan(NamedTuple):
+    """What a whole pack holds, in order, where the last record ends, and whether there is damage before that.
+
+    `lost` are records whose header is whole and whose bytes are not, or may not be: whoever asks for one is told that it is
+    damaged, not that it never was.
+    """
+
+    records: list[Record]
+    lost: list[Record]
+    end: int
+    damaged: bool
+
+
+def scan(reading: Reading, *, verify: bool) -> Scan:
+    """Read a pack that nobody appends to, going on beyond damage at the next whole record."""
+    records: list[Record] = []
+    lost: list[Record] = []
+    end, damaged = len(PACK_HEADER), reading.at(0, len(PACK_HEADER)) not in PACK_HEADERS
+    position: int | None = next_whole_record(reading, 0) if damaged else end
+    while position is not None:
+        last: Record | None = None
+        for last in read_records(reading, position, verify=verify):
+            records.append(last)
+            end = last.end
+        position = _beyond_damage(reading, end, last if not verify else None)
+        if position is not None:
+            damaged = True
+            torn = reading.record(end)
+            if torn is not None and torn.end == position:
+                lost.append(torn)
+    return Scan(records, lost, end, damaged)
+
+
+def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int | None:
+    """Where records go on after the one that ends at `end`; None when nothing whole follows, as after a torn tail.
+
+    `unverified` is that last record when it was not verified: a wrong length in its header leads astray.
+    """
+    if end == reading.size_bytes:
+        return None
+    if unverified is not None and reading.object(unverified) is None:
+        return next_whole_record(reading, unverified.start + 1)
+    return next_whole_record(reading, end)
+
+
+_KINDS = frozenset(int(kind) for kind in Kind)
+assert RECORD.size == 12 + ID_BYTES

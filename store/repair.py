@@ -1,0 +1,153 @@
+"""Mending a store folder as far as what is left allows. Nothing is deleted: what is damaged is moved to `damaged/`.
+
+Packs with damage are written anew without it; indexes are made from packs; heads from the moves that packs hold. What no copy
+holds any more stays lost, and `check` names every session and path that misses it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from store import moves
+from store.check import Progress, no_progress
+from store.errors import DecodeError, ObjectDamaged, ObjectMissing
+from store.files import Files
+from store.heads import SqliteHeads
+from store.ids import Kind
+from store.moves import MoveRecord
+from store.pack_folder import INDEX, SealedPack
+from store.pack_writer import PackCopy
+from store.packs import PackObjects
+from store.records import PACK_HEADER, PACK_HEADERS, Reading, compress, scan
+from store.verify import Findings
+
+FOLDER = "damaged"
+ALL = 1 << 62
+_HEADS = "heads.sqlite"
+
+
+def repair_objects(
+    root: Path, objects: PackObjects, findings: Findings, files: Files, progress: Progress = no_progress
+) -> list[str]:
+    """Cut the damage that `findings` names out of packs and large blobs; says what was done. Raises OSError."""
+    done = []
+    own = objects.own_pack()
+    flawed = {flaw.pack for flaw in findings.flaws if flaw.pack is not None}
+    if own is not None and own.number in flawed:
+        objects.seal()
+    packs = [pack for pack in objects.folder.sealed() if pack.number in flawed]
+    for number, pack in enumerate(packs, 1):
+        kept = _rewrite(objects, pack, files)
+        _put_aside(root, pack.path, files)
+        files.unlink(str(pack.path.with_suffix(INDEX)))
+        done.append(f"pack {pack.number} was written anew with its {kept} whole records")
+        progress("rewriting packs", number, len(packs))
+    for flaw in findings.flaws:
+        if flaw.pack is None and flaw.name is not None:
+            _put_aside(root, objects.large.path(flaw.name[1]), files)
+            done.append(f"a damaged large file was put aside: {flaw.name[1].hex()}")
+    for index in {fault.pack for fault in findings.faults} - flawed:
+        objects.folder.rebuild_index(index)
+        done.append(f"the index of pack {index} was made anew")
+    objects.folder.refresh()
+    return done
+
+
+def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
+    """Bring back the sessions and moves that packs know and the database does not; says what was done. Raises OSError."""
+    done = []
+    for life in moves.missing_from(heads, moves.lives(_records(objects))):
+        name = life.session.session_id
+        # Moves that the packs do not know yet stay as the database has them.
+        known = {move.sequence: move for move in heads.log(name, before=None, limit=ALL)} | life.moves
+        newest = max(known)
+        session = life.session if newest == life.last else heads.get(name, life.session.tenant)
+        heads.rebuild(session, [known[sequence] for sequence in sorted(known)])
+        done.append(f"session {name} was brought to its move {newest}")
+    return done
+
+
+def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
+    """Before a store is opened: write its FORMAT again when that is lost and the packs are ours; says what was done."""
+    path, packs = root / "FORMAT", root / "packs"
+    if not packs.is_dir() or (path.exists() and path.read_bytes() == content):
+        return []
+    if not any(_header(pack) in PACK_HEADERS for pack in packs.iterdir() if pack.suffix != INDEX):
+        return []
+    if path.exists():
+        _put_aside(root, path, files)
+    descriptor = files.unnamed(str(root))
+    try:
+        files.write(descriptor, content)
+        files.sync(descriptor)
+        files.link(descriptor, str(path))
+    finally:
+        os.close(descriptor)
+    files.sync_directory(str(root))
+    return ["FORMAT was written again"]
+
+
+def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
+    """Before a store is opened: move a database of heads away that SQLite cannot use; says what was done. Raises OSError."""
+    path = root / _HEADS
+    if not path.exists() or _is_sound(path):
+        return []
+    for name in (_HEADS, f"{_HEADS}-wal", f"{_HEADS}-shm"):
+        if (root / name).exists():
+            _put_aside(root, root / name, files)
+    return ["the damaged database of heads was put aside"]
+
+
+def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
+    """Copy what is whole in a pack to a new one; returns how many records."""
+    reading = Reading(pack.file.descriptor)
+    copy = PackCopy(objects.folder, files, objects.seal_bytes)
+    kept = 0
+    for record in scan(reading, verify=True).records:
+        data = reading.object(record)
+        if data is not None:
+            copy.append([(record.name, *compress(data))])
+            kept += 1
+    copy.seal()
+    return kept
+
+
+def _records(objects: PackObjects) -> Iterator[MoveRecord]:
+    for name in objects:
+        if name[0] is Kind.MOVE:
+            try:
+                yield moves.decode(objects.get(*name))
+            except (ObjectMissing, ObjectDamaged, DecodeError):
+                continue  # named by check; the other moves are worth having
+
+
+def _is_sound(path: Path) -> bool:
+    database = sqlite3.connect(path)
+    try:
+        return bool(database.execute("pragma integrity_check").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
+    finally:
+        database.close()
+
+
+def _header(pack: Path) -> bytes:
+    with pack.open("rb") as file:
+        return file.read(len(PACK_HEADER))
+
+
+def _put_aside(root: Path, path: Path, files: Files) -> None:
+    folder = root / FOLDER
+    if not folder.exists():
+        files.make_directory(str(folder), 0o700)
+        files.sync_directory(str(root))
+    target, number = folder / path.name, 0
+    while target.exists():
+        number += 1
+        target = folder / f"{path.name}.{number}"
+    files.rename(str(path), str(target), source_directory=None, target_directory=None)
+    files.sync_directory(str(folder))
+    files.sync_directory(str(path.parent))
