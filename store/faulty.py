@@ -141,3 +141,13 @@ class FaultyFiles(Files):
     def set_time(self, path: bytes, time_s: int, *, directory: int | None) -> None:
         self._step("set_time")
         super().set_time(path, time_s, directory=directory)
+
+
+class ShortFiles(Files):
+    """A disk that takes little at a time: each call writes at most `bytes_max` bytes."""
+
+    def __init__(self, bytes_max: int = 7) -> None:
+        self.bytes_max = bytes_max
+
+    def _write_some(self, descriptor: int, buffers: Sequence[memoryview]) -> int:
+        return super()._write_some(descriptor, [buffers[0][: self.bytes_max]])

@@ -38,14 +38,14 @@ class Files:
         """Write all of `data` at the descriptor's position."""
         view = memoryview(data)
         while view:
-            view = view[os.write(descriptor, view) :]
+            view = view[self._write_some(descriptor, [view]) :]
 
     def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
         """Write all buffers, in order, with as few calls as the kernel allows; returns the bytes written."""
         total = first = 0
         pending = [memoryview(buffer) for buffer in buffers if buffer]
         while first < len(pending):
-            written = os.writev(descriptor, pending[first : first + IOV_MAX])
+            written = self._write_some(descriptor, pending[first : first + IOV_MAX])
             total += written
             while first < len(pending) and written >= len(pending[first]):
                 written -= len(pending[first])
@@ -53,6 +53,10 @@ class Files:
             if written:
                 pending[first] = pending[first][written:]
         return total
+
+    def _write_some(self, descriptor: int, buffers: Sequence[memoryview]) -> int:
+        """One system call, which may write less than it was given."""
+        return os.writev(descriptor, buffers)
 
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
