@@ -27,14 +27,13 @@ from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
 from psf.errors import CannotListen
 from psf.sessions import SessionService
+from psf.sweeper import Sweeper
 from store.files import Files
-from store.interfaces import HeadSweeper, Leases
 from store.local import LocalStore
 from store.snapshot import Limits
 from store.workspace import WorkspaceSettings
 
 _log = logging.getLogger("psf")
-SWEEP_PERIOD_S = 60.0
 STOP_PATIENCE_S = 30.0
 DESCRIPTORS_WANTED = 65536
 
@@ -87,7 +86,7 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
         executor, capabilities = await _local_executor(settings, store, files, profile)
         try:
             service = _service(settings, store, executor, capabilities, profile)
-            sweeper = asyncio.create_task(_sweep(store.heads, store.leases, settings.retention_s))
+            sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
                 yield server.build(service, capabilities, _policy(settings), settings.body_bytes_max)
             finally:
@@ -152,17 +151,10 @@ def _policy(settings: Settings) -> Policy:
     return Policy(limits, settings.memory_bytes_max, settings.wall_time_s_max, allowed)
 
 
-async def _sweep(heads: HeadSweeper, leases: Leases, retention_s: float) -> None:
-    """Drop what expired longer ago than it is retained, again and again."""
-    while True:
-        try:
-            horizon_s = time.time() - retention_s
-            dropped = await asyncio.to_thread(heads.drop_unused_since, horizon_s, is_running=leases.is_held)
-            if dropped:
-                _log.info("%d expired sessions dropped", dropped)
-        except Exception:  # noqa: BLE001 - a sweeper must outlive a full disk
-            _log.exception("sweeping failed; trying again in %g s", SWEEP_PERIOD_S)
-        await asyncio.sleep(SWEEP_PERIOD_S)
+def _sweeper(settings: Settings, store: LocalStore) -> Sweeper:
+    # A step may compile and run, each as long as it may ask for.
+    patience_s = 2 * settings.wall_time_s_max + STOP_PATIENCE_S
+    return Sweeper(store, retention_s=settings.retention_s, gc_period_s=settings.gc_period_s, patience_s=patience_s)
 
 
 def _report(capabilities: Capabilities) -> None:

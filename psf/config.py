@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_patience_s: Annotated[float, Doc("how long a step waits for a slot before it is refused")] = 8.0
     body_bytes_max: Annotated[int, Doc("largest request body")] = 64 * _MIB
     retention_s: Annotated[float, Doc("how long an expired session is kept")] = 7 * 86400.0
+    gc_period_s: Annotated[float, Doc("time between removals of what nothing needs; 0: only by `psf store gc`")] = (
+        86400.0
+    )
     interpreter: Annotated[str | None, Doc("the Python that programs get, an absolute path")] = None
     runtimes: Annotated[str | None, Doc("TOML file with further languages")] = None
     read_only_paths: Annotated[tuple[str, ...], Doc("host folders that programs may read, where they are")] = ()

@@ -55,7 +55,7 @@ def test_a_settings_default_is_the_documented_one(name: str) -> None:
     row = re.search(rf"^\| `{name}` \| ([^|]*) \|", documented("operations.md"), re.MULTILINE)
     assert row is not None
     default = getattr(Settings(), name)
-    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "days": 86400}
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "day": 86400, "days": 86400}
     if isinstance(default, bool):
         assert row[1] == str(default).lower()
     elif isinstance(default, (int, float)):
