@@ -405,3 +405,20 @@ def test_a_number_that_another_process_seals_meanwhile_is_not_taken(tmp_path: Pa
     again = PackObjects(tmp_path, Files())
     assert [again.get(Kind.BLOB, name) for name in (*files.other, mine)] == [b"a" * 100, b"b" * 100]
     again.close()
+
+
+def test_what_is_put_after_a_torn_append_can_be_read(tmp_path: Path, opened: list[PackObjects]) -> None:
+    """On the pack that this process made itself: its descriptor has a position, which a half-written append has moved."""
+    files = FaultyFiles(error=errno.ENOSPC)
+    store = PackObjects(tmp_path, files)
+    opened.append(store)
+    store.put(Kind.BLOB, b"makes the pack")
+    store.sync()
+    files.fail_at = files.operations + 1
+    names = [store.put(Kind.BLOB, b"torn")]
+    with pytest.raises(OSError, match="injected into append"):
+        store.sync()
+    store.sync()
+    names.append(store.put(Kind.BLOB, b"after"))
+    store.sync()
+    assert [store.get(Kind.BLOB, name) for name in names] == [b"torn", b"after"]
