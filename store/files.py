@@ -7,6 +7,7 @@ A failed sync is final for its descriptor: the kernel may have dropped the pages
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -112,6 +113,11 @@ class Files:
 
     def make_directory(self, path: str | bytes, mode: int = 0o755, *, directory: int | None = None) -> None:
         os.mkdir(path, mode, dir_fd=directory)
+
+    def ensure_directory(self, path: str, mode: int = 0o755) -> None:
+        """Make a directory unless it is there already. Its parent must be."""
+        with contextlib.suppress(FileExistsError):
+            self.make_directory(path, mode)
 
     def symlink(self, target: bytes, path: bytes, *, directory: int) -> None:
         os.symlink(target, path, dir_fd=directory)

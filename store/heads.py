@@ -73,22 +73,34 @@ _ADVANCE = (
 _Result = TypeVar("_Result")
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for any thread, whose transactions are begun and ended by hand."""
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
 class SqliteHeads:
     """`Heads`, `HeadSweeper`, `Pins` and `Epochs`. Safe for many threads and many processes.
 
     Changes of several threads become one transaction. Reading has a connection of its own and waits for no sync.
     """
 
-    def __init__(self, path: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        journal: Journal | None = None,
+        *,
+        connect: Callable[[Path], sqlite3.Connection] = connect,
+    ) -> None:
         self._journal = journal
         self._reading = threading.Lock()
         try:
-            writer = _connect(path)
+            writer = connect(path)
+            _enter_wal(writer)
             writer.execute("pragma synchronous=full")
             writer.execute("pragma foreign_keys=on")
             self._transactions = Transactions(writer)
             self._transactions.run(_prepare)
-            self._reader = _connect(path)
+            self._reader = connect(path)
         except (sqlite3.DatabaseError, OSError) as error:
             raise StoreUnusable(f"the heads database cannot be used: {error}") from None
 
@@ -251,12 +263,6 @@ class SqliteHeads:
         if self._journal is not None:
             for each in moved:
                 self._journal.moved(each)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    _enter_wal(database)
-    return database
 
 
 def _enter_wal(database: sqlite3.Connection) -> None:

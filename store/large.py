@@ -25,7 +25,7 @@ class LargeBlobs:
 
     def __init__(self, folder: Path, files: Files) -> None:
         self._folder, self._files = folder, files
-        folder.mkdir(parents=True, exist_ok=True)
+        files.ensure_directory(str(folder))
         self._condemned = folder.parent / "condemned"
         self._known: set[bytes] = set()
         self._epoch = 0
@@ -37,7 +37,7 @@ class LargeBlobs:
             return
         epoch = self._epoch
         path = self._path(name)
-        path.parent.mkdir(exist_ok=True)
+        self._files.ensure_directory(str(path.parent))
         if not path.exists():
             descriptor = self._files.unnamed(str(self._folder))
             try:
@@ -126,7 +126,8 @@ class LargeBlobs:
         folders: set[Path] = set()
         for name in names:
             new = target(name)
-            new.parent.mkdir(parents=True, exist_ok=True)
+            self._files.ensure_directory(str(new.parent.parent))
+            self._files.ensure_directory(str(new.parent))
             self._files.rename(str(source(name)), str(new), source_directory=None, target_directory=None)
             folders |= {new.parent, new.parent.parent, new.parent.parent.parent}
         for folder in sorted(folders, reverse=True):

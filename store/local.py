@@ -12,7 +12,9 @@ workspaces/     live directories (store.pool); may be removed whenever no psf ru
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +25,11 @@ from store.check import CheckReport, Progress, no_progress
 from store.errors import StoreUnusable
 from store.files import PRIVATE_DIRECTORY_MODE, Files
 from store.gc import GcReport, Sweep, alone
-from store.heads import SqliteHeads
+from store.heads import SqliteHeads, connect
 from store.ids import Kind
 from store.leases import FileLeases
 from store.moves import PackJournal
-from store.packs import PackObjects
+from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
 from store.repair import put_unusable_heads_aside, repair_heads, repair_objects, restore_format
 from store.snapshot import EMPTY_SNAPSHOT_BYTES
@@ -51,8 +53,16 @@ class LocalStore:
     Raises StoreUnusable when `root` is something else, of another format, or cannot be written.
     """
 
-    def __init__(self, root: Path, files: Files | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        files: Files | None = None,
+        *,
+        connect: Callable[[Path], sqlite3.Connection] = connect,
+        seal_bytes: int = SEAL_BYTES,
+    ) -> None:
         self.root, self._files = root, files or Files()
+        self._connect, self._seal_bytes = connect, seal_bytes
         try:
             self._make_root()
             with _turn(root):
@@ -102,15 +112,19 @@ class LocalStore:
             self.objects.close()
 
     def _make_root(self) -> None:
-        if not self.root.exists():
-            self.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
-            self._files.sync_directory(str(self.root.parent))
+        missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        for folder in reversed(missing[1:]):
+            self._files.ensure_directory(str(folder))
+            self._files.sync_directory(str(folder.parent))
+        if missing:
+            self._files.ensure_directory(str(self.root), PRIVATE_DIRECTORY_MODE)
 
     def _open(self) -> None:
         self._check_format()
         self.root.chmod(PRIVATE_DIRECTORY_MODE)
-        self.objects = PackObjects(self.root, self._files)
-        self.heads = SqliteHeads(self.root / "heads.sqlite", PackJournal(self.objects))
+        self.objects = PackObjects(self.root, self._files, seal_bytes=self._seal_bytes)
+        journal = PackJournal(self.objects)
+        self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
         self.leases = FileLeases(self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch)
         # Every session begins at the empty snapshot, so it is there before the first one.
         self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
@@ -127,6 +141,9 @@ class LocalStore:
             return
         if any(self.root.iterdir()):
             raise StoreUnusable(f"{self.root} is neither a psf store nor empty; choose another folder with --store")
+        # Whoever made the folder, perhaps we before we were killed, may not have made its name last.
+        with contextlib.suppress(PermissionError):  # who may not read where it lies did not make it
+            self._files.sync_directory(str(self.root.parent))
         descriptor = self._files.unnamed(str(self.root))
         try:
             self._files.write(descriptor, FORMAT)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from store.files import Files, read_exactly
-from store.pack_folder import OPEN, SEALED, PackFile, PackFolder, check_version, is_named, lock, number_of
+from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, check_version, is_named, lock, number_of
 from store.records import COMPACTED_HEADER, PACK_HEADER, Name, Reading, Record, record_header, scan
 
 PACK_MODE = 0o600
@@ -82,6 +82,9 @@ class PackWriter:
         folder.claim(number_of(path))
         writer = cls(path, file, folder, files)
         try:
+            # Its sealing may have been undone by a power cut: what is appended now would not be in the index.
+            if path.with_suffix(INDEX).exists():
+                files.unlink(str(path.with_suffix(INDEX)))
             found = scan(Reading(file.descriptor), verify=True)
             if not found.damaged:
                 files.truncate(file.descriptor, max(found.end, len(PACK_HEADER)))

@@ -35,7 +35,8 @@ class PackObjects:
     def __init__(self, root: Path, files: Files, *, seal_bytes: int = SEAL_BYTES) -> None:
         self._files, self.seal_bytes = files, seal_bytes
         packs = root / "packs"
-        packs.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        files.ensure_directory(str(packs))
         self.large = LargeBlobs(root / "large", files)
         files.sync_directory(str(root))
         self.folder = PackFolder(packs, files)

@@ -13,6 +13,7 @@ import pytest
 
 from store.errors import StoreUnusable
 from store.faulty import FaultyFiles
+from store.files import Files
 from store.ids import Kind
 from store.local import FORMAT, LocalStore
 from store.snapshot import EMPTY_SNAPSHOT_BYTES, EMPTY_SNAPSHOT_ID
@@ -27,6 +28,17 @@ def test_a_new_store_is_private_and_holds_the_empty_snapshot(tmp_path: Path) -> 
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert store.objects.get(Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID) == EMPTY_SNAPSHOT_BYTES
     store.close()
+
+
+def test_the_folders_above_a_new_store_are_made_to_last(tmp_path: Path) -> None:
+    synced: list[str] = []
+
+    class NotedFiles(Files):
+        def sync_directory(self, path: str | bytes) -> None:
+            synced.append(os.fsdecode(path))
+
+    LocalStore(tmp_path / "some" / "where" / "store", NotedFiles()).close()
+    assert synced[:3] == [str(tmp_path), str(tmp_path / "some"), str(tmp_path / "some" / "where")]
 
 
 def test_an_empty_folder_may_become_a_store(tmp_path: Path) -> None:
