@@ -38,7 +38,7 @@ class ListedObjects(Objects, ObjectLister, Protocol):
 class CheckReport(msgspec.Struct, frozen=True):
     """What a check found. `broken` names, for each session (or pin), what is missing or damaged of what it needs, and where.
 
-    `behind` are sessions of which the packs know later moves than the heads do: an old database was put back, or it was lost.
+    `harmless` is damage to what nothing needs: a crash leaves such where a write tore, and a sweep takes it away. `behind` are sessions of which the packs know later moves than the heads do: an old database was put back, or it was lost.
     `derived` is what was wrong with data that can be made again from the rest.
     """
 
@@ -49,6 +49,7 @@ class CheckReport(msgspec.Struct, frozen=True):
     broken: dict[str, tuple[str, ...]]
     behind: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -86,9 +87,10 @@ def check(
         len(stored),
         sum(kind is Kind.SNAPSHOT for kind, _ in stored),
         len(reachable & stored) + live_moves,
-        tuple(sorted(damaged.values())),
+        tuple(sorted(damaged[name] for name in damaged.keys() & reachable)),
         _losses(objects, roots, reachable, bad) if bad else {},
         behind,
+        harmless=tuple(sorted(damaged[name] for name in damaged.keys() - reachable)),
     )
 
 

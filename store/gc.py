@@ -228,8 +228,8 @@ class Sweep:
         for pack in folder.sealed():
             if pack.number in numbers and not pack.condemned:
                 condemned = pack.path.with_suffix(CONDEMNED)
+                # Not synced: after a crash no writer is left whom it would concern.
                 self._files.rename(str(pack.path), str(condemned), source_directory=None, target_directory=None)
-        self._files.sync_directory(str(folder.path))
         self._objects.large.condemn(large)
         epoch = self._heads.begin_epoch()
         self._objects.enter_epoch(epoch)

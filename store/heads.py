@@ -166,8 +166,8 @@ class SqliteHeads:
 
         def work(database: sqlite3.Connection) -> int:
             # Whoever was used meanwhile stays.
-            gone = [(last.session.session_id, horizon_s) for last in unused]
-            return database.executemany(f"delete from sessions where session_id = ? and {expired}", gone).rowcount
+            statement = f"delete from sessions where session_id = ? and {expired}"
+            return sum(database.execute(statement, (last.session.session_id, horizon_s)).rowcount for last in unused)
 
         return self._change(work) if unused else 0
 

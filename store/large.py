@@ -123,15 +123,15 @@ class LargeBlobs:
         return None
 
     def _move(self, names: Collection[bytes], source: Callable[[bytes], Path], target: Callable[[bytes], Path]) -> None:
-        folders: set[Path] = set()
+        """Rename blobs. Folders are durable before anything is in them; whether a rename is does not matter."""
+        for folder in sorted({target(name).parent for name in names}):
+            self._files.ensure_directory(str(folder.parent))
+            self._files.ensure_directory(str(folder))
+        if names:
+            self._files.sync_directory(str(self._folder.parent))
+            self._files.sync_directory(str(target(next(iter(names))).parent.parent))
         for name in names:
-            new = target(name)
-            self._files.ensure_directory(str(new.parent.parent))
-            self._files.ensure_directory(str(new.parent))
-            self._files.rename(str(source(name)), str(new), source_directory=None, target_directory=None)
-            folders |= {new.parent, new.parent.parent, new.parent.parent.parent}
-        for folder in sorted(folders, reverse=True):
-            self._files.sync_directory(str(folder))
+            self._files.rename(str(source(name)), str(target(name)), source_directory=None, target_directory=None)
 
     def _paths(self, name: bytes) -> tuple[Path, ...]:
         """Where a blob may be. The first place once more, since gc may bring it back while we look."""

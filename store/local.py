@@ -83,18 +83,26 @@ class LocalStore:
         return check_store(self.objects, self.heads, full=full, progress=progress)
 
     @classmethod
-    def mend(cls, root: Path, files: Files | None = None, progress: Progress = no_progress) -> Mended:
+    def mend(
+        cls,
+        root: Path,
+        files: Files | None = None,
+        *,
+        progress: Progress = no_progress,
+        connect: Callable[[Path], sqlite3.Connection] = connect,
+        seal_bytes: int = SEAL_BYTES,
+    ) -> Mended:
         """Check every byte, mend what can be mended (see store.repair), check again. No psf may be running on the store.
 
         Raises StoreUnusable, GcRunning, OSError.
         """
         files = files or Files()
         done = restore_format(root, FORMAT, files) + put_unusable_heads_aside(root, files)
-        store = cls(root, files)
+        store = cls(root, files, connect=connect, seal_bytes=seal_bytes)
         try:
             with alone(root):
                 report, findings = store.check(full=True, progress=progress)
-                if not report.clean:
+                if not report.clean or report.harmless:
                     done += repair_objects(root, store.objects, findings, files, progress)
                     done += repair_heads(store.objects, store.heads)
                     store.objects.folder.rebuilt.clear()

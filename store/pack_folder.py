@@ -142,14 +142,6 @@ class PackFolder:
                 del self._foreign[number]
             self._rearrange()
 
-    def rebuild_index(self, number: int) -> None:
-        """Make the index of a sealed pack again from the pack. Raises OSError."""
-        with self._lock:
-            pack = self._sealed[number]
-            self._files.unlink(str(pack.path.with_suffix(INDEX)))
-            self._sealed[number] = SealedPack(pack.path, pack.file, self._index_of(pack.path, pack.file))
-            self._rearrange()
-
     def forget_foreign(self) -> None:
         """Read other processes' open packs anew: one that was taken over may have been cut where we had read on."""
         with self._lock:
@@ -238,7 +230,10 @@ class PackFolder:
         data = indexes.build([*found.lost, *found.records], pack_bytes)
         if damaged:
             self._files.unlink(str(path.with_suffix(INDEX)))
-        return self._write_index(path, data, pack_bytes)
+        index = self._write_index(path, data, pack_bytes)
+        if damaged:
+            self._files.sync_directory(str(self.path))  # or it would be found damaged again after a crash
+        return index
 
     def _read_index(self, path: Path, pack_bytes: int) -> PackIndex:
         descriptor = self._files.open(str(path.with_suffix(INDEX)), os.O_RDONLY)

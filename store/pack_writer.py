@@ -123,14 +123,16 @@ class PackWriter:
         self.end, self.usable = offset, True
 
     def seal(self) -> None:
-        """Give the pack its final name and an index. Raises OSError; then it can be tried again."""
+        """Give the pack its final name and an index. Raises OSError; then it can be tried again.
+
+        The name is not synced: where the old one comes back after a crash, the pack is taken over and sealed again.
+        """
         if self._unsynced:
             self._sync()
             self._unsynced = False
         sealed = self.path.with_suffix(SEALED)
         if self.path.exists():
             self._files.rename(str(self.path), str(sealed), source_directory=None, target_directory=None)
-        self._files.sync_directory(str(self.path.parent))
         self._folder.add_sealed(sealed, self.file, list(self.records.values()))
 
     def _sync(self) -> None:

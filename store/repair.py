@@ -35,7 +35,7 @@ def repair_objects(
     """Cut the damage that `findings` names out of packs and large blobs; says what was done. Raises OSError."""
     done = []
     own = objects.own_pack()
-    flawed = {flaw.pack for flaw in findings.flaws if flaw.pack is not None}
+    flawed = {flaw.pack for flaw in findings.flaws} | {fault.pack for fault in findings.faults}
     if own is not None and own.number in flawed:
         objects.seal()
     packs = [pack for pack in objects.folder.sealed() if pack.number in flawed]
@@ -49,9 +49,6 @@ def repair_objects(
         if flaw.pack is None and flaw.name is not None:
             _put_aside(root, objects.large.path(flaw.name[1]), files)
             done.append(f"a damaged large file was put aside: {flaw.name[1].hex()}")
-    for index in {fault.pack for fault in findings.faults} - flawed:
-        objects.folder.rebuild_index(index)
-        done.append(f"the index of pack {index} was made anew")
     objects.folder.refresh()
     return done
 
@@ -86,8 +83,7 @@ def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
         files.link(descriptor, str(path))
     finally:
         os.close(descriptor)
-    files.sync_directory(str(root))
-    return ["FORMAT was written again"]
+    return ["FORMAT was written again"]  # its name is made durable when the store is opened
 
 
 def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
@@ -150,4 +146,3 @@ def _put_aside(root: Path, path: Path, files: Files) -> None:
         target = folder / f"{path.name}.{number}"
     files.rename(str(path), str(target), source_directory=None, target_directory=None)
     files.sync_directory(str(folder))
-    files.sync_directory(str(path.parent))

@@ -58,10 +58,11 @@ def check_store(
         report = CheckReport(stored, 0, 0, (), {}, tuple(problems))
     else:
         report = check(objects, heads, damaged=_lost(objects, flaws), progress=progress)
-    # Also what is damaged in one place and whole in another: nothing is lost by it, and the flaw can be cut out.
-    texts = tuple(sorted(flaw.text for flaw in flaws))
+    # What is damaged in one place and whole in another harms nobody; nor do bytes that are no record.
+    harmless = sorted({flaw.text for flaw in flaws} - {*report.damaged, *report.harmless})
     derived = (*objects.folder.rebuilt, *(fault.text for fault in faults))
-    return msgspec.structs.replace(report, damaged=texts, derived=derived), Findings(flaws, faults)
+    report = msgspec.structs.replace(report, harmless=(*report.harmless, *harmless), derived=derived)
+    return report, Findings(flaws, faults)
 
 
 def _lost(objects: PackObjects, flaws: list[Flaw]) -> dict[Name, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import sys
 from collections import defaultdict
@@ -16,7 +17,6 @@ import msgspec
 from store import recording
 from store import snapshot as snapshots
 from store.capture import put_tree
-from store.check import check
 from store.errors import SessionMissing, StoreError
 from store.files import Files
 from store.ids import Kind, SnapshotId
@@ -61,6 +61,18 @@ class Dropped:
     """From now on the session may be gone."""
 
     session_id: str
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """From now on something is not as it was written; whoever comes mends it first."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The store was said to be whole again, and so many files to be put aside."""
+
+    aside: int
 
 
 @dataclass(frozen=True)
@@ -149,12 +161,12 @@ class Scene:
         self.look: Callable[[Path, Promises], list[str]] = problems
         self._carelessness = carelessness
         self._vfs = RecordedVfs(f"recorded-{id(self)}", self.log)
-        self._connect = connector(f"recorded-{id(self)}", carelessness.statements)
+        self.connect = connector(f"recorded-{id(self)}", carelessness.statements)
         self._open: list[LocalStore] = []
         self._number = 0
 
     def open(self) -> LocalStore:
-        store = LocalStore(self.root, self.files, connect=self._connect, seal_bytes=SEAL_BYTES)
+        store = LocalStore(self.root, self.files, connect=self.connect, seal_bytes=SEAL_BYTES)
         self._open.append(store)
         return store
 
@@ -181,6 +193,24 @@ class Scene:
         for name in session_ids:
             self.log.note(Acknowledged(name, EMPTY_SNAPSHOT_ID))
             self.heads[name] = EMPTY_SNAPSHOT_ID
+
+    def damage(self, pattern: str, *, useless: bool = False) -> None:
+        """Change a byte of a file and make that durable; `useless`: in a record that says what became of a dropped session."""
+        path = sorted(self.root.glob(pattern))[0]
+        data = path.read_bytes()
+        position = data.index(bytes([Kind.MOVE, 0, 0, 0])) + 60 if useless else len(data) // 2
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.lseek(descriptor, position, os.SEEK_SET)
+            self.files.write(descriptor, bytes([data[position] ^ 1]))
+            RecordingFiles.sync(self.files, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def moment(self) -> None:
+        """Stay here for a while: a crash may well come now, before anything else is made durable by chance."""
+        for _ in range(30):
+            self.log.note(None)
 
     def found(self, session_id: str, head: SnapshotId) -> None:
         """A session that was there before."""
@@ -342,6 +372,79 @@ def sessions_are_dropped(scene: Scene) -> None:
     scene.close(store)
 
 
+def swept(scene: Scene) -> None:
+    """Sessions end, what they held is removed, and the others go on with what looks the same."""
+    store = scene.open()
+    scene.create(store, "a", "b")
+    gone = [scene.small() + b"%d" % number for number in range(6)] + [scene.large()]
+    for name in ("a", "b"):
+        for content in gone[: 7 if name == "a" else 2]:
+            scene.commit(store, name, content)
+    scene.log.note(Dropped("a"))
+    store.heads.drop_unused_since(5000.0, is_running=lambda name: name == "b")
+    if scene.generator.random() < 0.5:
+        scene.commit(store, "b", gone[3])
+    store.sweep(dry=False, pause=lambda: False)
+    scene.commit(store, "b", *gone[4:])
+    store.sweep(dry=False, pause=lambda: False)
+    scene.close(store)
+
+
+def swept_beside_a_slow_step(scene: Scene) -> None:
+    """A step has put what is stored already, and moves its head when that has been condemned."""
+    store, other = scene.open(), scene.open()
+    scene.create(store, "a", "b", "c")
+    useless, wanted = scene.large(), scene.large()
+    scene.commit(store, "a", useless, wanted, scene.small())
+    scene.log.note(Dropped("a"))
+    store.heads.drop_unused_since(5000.0, is_running=lambda name: name != "a")
+    lease = other.leases.try_acquire("b")
+    assert lease is not None
+    parent = scene.heads["b"]
+    snapshot = put_step(other, parent, 1, [wanted])
+    other.objects.sync()
+
+    def pause() -> bool:
+        scene.moment()
+        scene.log.note(Attempted("b", snapshot))
+        advance(other, "b", parent, snapshot)
+        scene.log.note(Acknowledged("b", snapshot))
+        scene.heads["b"] = snapshot
+        lease.release()
+        scene.moment()
+        return True
+
+    store.sweep(dry=False, pause=pause)
+    scene.moment()
+    scene.commit(store, "c", scene.small(), useless)
+    scene.close(other)
+    scene.close(store)
+
+
+def mended(scene: Scene) -> None:
+    """Something is lost or damaged, but nothing that is needed and cannot be made again."""
+    store = scene.open()
+    scene.create(store, "a", "b")
+    useless = scene.large()
+    scene.commit(store, "b", useless)
+    for _ in range(4):
+        scene.commit(store, "a", scene.generator.randbytes(500))
+    scene.log.note(Dropped("b"))
+    store.heads.drop_unused_since(5000.0, is_running=lambda name: name == "a")
+    scene.close(store)
+    scene.log.note(Damaged())
+    damages = ["large/*/*", "packs/*.idx", "packs/*.pack", "FORMAT"]
+    for pattern in scene.generator.sample(damages, scene.generator.randint(1, 4)):
+        scene.damage(pattern, useless=pattern.endswith(".pack"))
+    report = LocalStore.mend(scene.root, scene.files, connect=scene.connect, seal_bytes=SEAL_BYTES).report
+    assert report.clean
+    scene.log.note(Mended(len(list(scene.root.glob("damaged/*")))))
+    scene.moment()
+    store = scene.open()
+    scene.commit(store, "a", scene.small())
+    scene.close(store)
+
+
 def objects_alone(scene: Scene) -> None:
     """An object store without heads, whose syncs SQLite does not help."""
     for folder in (scene.root.parent, scene.root):
@@ -368,6 +471,8 @@ def going_on(scene: Scene) -> None:
     scene.close(store)
 
 
+NOT_CRASHED_TWICE = (mended, objects_alone)
+"""What goes on after a crash would have to mend first, or needs heads."""
 Scenario = Callable[[Scene], None]
 SCENARIOS: tuple[Scenario, ...] = (
     several_sessions,
@@ -377,6 +482,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_sync_failed,
     an_append_tore,
     sessions_are_dropped,
+    swept,
+    swept_beside_a_slow_step,
+    mended,
     objects_alone,
 )
 
@@ -402,6 +510,8 @@ class Promises:
         self.heads: defaultdict[str, list[SnapshotId]] = defaultdict(list)
         self.acknowledged: dict[str, int] = {}
         self.stored: list[Stored] = []
+        self.damaged = self.just_mended = False
+        self.aside = 0
         for event in events:
             if isinstance(event, Note):
                 self._take(event.fact)
@@ -409,6 +519,7 @@ class Promises:
     def _take(self, fact: object) -> None:
         match fact:
             case Attempted(session_id, head):
+                self.just_mended = False
                 self.heads[session_id].append(head)
             case Acknowledged(session_id, head):
                 self.acknowledged[session_id] = self.heads[session_id].index(head)
@@ -416,16 +527,22 @@ class Promises:
                 self.acknowledged.pop(session_id, None)
             case Stored():
                 self.stored.append(fact)
+            case Damaged() | Mended():
+                self.damaged = isinstance(fact, Damaged)
+                self.just_mended = not self.damaged
+                self.aside = fact.aside if isinstance(fact, Mended) else 0
 
 
 def problems(root: Path, promises: Promises) -> list[str]:
     """What does not hold in a store after a crash. Opens it, looks, makes one more step, and checks everything."""
     try:
+        if promises.damaged:
+            LocalStore.mend(root, seal_bytes=SEAL_BYTES)
         store = LocalStore(root, seal_bytes=SEAL_BYTES)
     except Exception as error:
         return [f"it cannot be opened: {error!r}"]
     try:
-        return _wrong_heads(store, promises) + _one_more_step(store) + _unclean(store)
+        return _not_mended(store, promises) + _wrong_heads(store, promises) + _one_more_step(store) + _unclean(store)
     except Exception as error:
         return [f"it cannot be used: {error!r}"]
     finally:
@@ -463,6 +580,15 @@ def _wrong_heads(store: LocalStore, promises: Promises) -> list[str]:
     return found
 
 
+def _not_mended(store: LocalStore, promises: Promises) -> list[str]:
+    """Right after mending nothing is damaged, not even what nobody needs, and what was is put aside."""
+    if not promises.just_mended:
+        return []
+    aside = [path.stat().st_size for path in (store.root / "damaged").glob("*")]
+    lost = [f"{size} bytes were put aside" for size in aside if not size]
+    return [*store.check(full=True)[0].harmless, *lost, *([] if promises.aside == len(aside) else ["not put aside"])]
+
+
 def _one_more_step(store: LocalStore) -> list[str]:
     store.heads.create([msgspec.structs.replace(session("after"), head=EMPTY_SNAPSHOT_ID)], "create")
     snapshot = put_step(store, EMPTY_SNAPSHOT_ID, 1, [b"after the crash"])
@@ -472,5 +598,6 @@ def _one_more_step(store: LocalStore) -> list[str]:
 
 
 def _unclean(store: LocalStore) -> list[str]:
-    report = check(store.objects, store.heads)
-    return [*report.damaged, *(f"{name}: {lacks}" for name, lacks in report.broken.items())]
+    report, _ = store.check(full=True)
+    broken = (f"{name}: {lacks}" for name, lacks in report.broken.items())
+    return [*report.damaged, *broken, *report.behind, *report.derived]

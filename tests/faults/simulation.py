@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store.errors import StoreError
 from tests.faults.crashing import crash
-from tests.faults.scenes import PLACE, SCENARIOS, Carelessness, Promises, Scenario, going_on, played
+from tests.faults.scenes import NOT_CRASHED_TWICE, PLACE, SCENARIOS, Carelessness, Promises, Scenario, going_on, played
 
 STATES_OF_ONE_SCENE = 25
 CRASHED_TWICE = 0.2
@@ -65,7 +65,7 @@ def _simulate_one(
     generator = random.Random(label)
     live, state = folder / "live", folder / "state"
     live.mkdir()
-    if "alone" not in scenario.__name__ and generator.random() < CRASHED_TWICE:
+    if scenario not in NOT_CRASHED_TWICE and generator.random() < CRASHED_TWICE:
         with played(scenario, live, generator, carelessness) as scene:
             events = scene.log.events
             crash(events[: generator.randint(0, len(events))], generator, _emptied(state))

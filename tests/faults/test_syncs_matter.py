@@ -42,7 +42,7 @@ def written_sites() -> set[str]:
 
 
 def played_sites() -> list[str]:
-    return sorted(simulate(range(3), states_of_one_scene=0).sites)
+    return sorted(simulate(range(6), states_of_one_scene=0).sites)
 
 
 def noticed(carelessness: Carelessness) -> bool:

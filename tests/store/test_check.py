@@ -117,9 +117,15 @@ def test_a_head_that_names_nothing_is_named(store: LocalStore) -> None:
 
 
 def test_an_object_that_is_not_canonical_is_damage(store: LocalStore) -> None:
-    store.objects.put(Kind.TREE, b"\x92\xcc\x01\x90")
+    name = store.objects.put(Kind.TREE, b"\x92\xcc\x01\x90")
     store.objects.sync()
-    assert len(check(store.objects, store.heads).damaged) == 1
+    report = check(store.objects, store.heads)
+    assert (report.clean, len(report.harmless)) == (True, 1)  # as long as nothing needs it
+    data = snapshots.encode(Snapshot(1, 1, (EMPTY_SNAPSHOT_ID,), TreeId(name), None, None))
+    begin(store, "a", SnapshotId(store.objects.put(Kind.SNAPSHOT, data)))
+    store.objects.sync()
+    report = check(store.objects, store.heads)
+    assert (len(report.damaged), set(report.broken), report.harmless) == (1, {"a"}, ())
 
 
 def test_a_long_history_needs_no_more_stack(store: LocalStore) -> None:
