@@ -8,13 +8,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable, WriterFenced
 from store.ids import SnapshotId
 from store.interfaces import Journal, Move, Moved, Pin, Session
+from store.moves import left_by, refuse_other_end
 from store.transactions import Transactions
 
 BUSY_TIMEOUT_S = 30.0
@@ -70,6 +71,11 @@ _ADVANCE = (
     "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime) where session_id = ? and head = ?"
     f" returning {_SESSION}"
 )
+_EXTEND = f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {_SESSION}"
+_LAST_MOVE = (
+    f"select {_SESSION}, {_MOVE} from sessions join log using (session_id) where session_id = ?"
+    " order by sequence desc limit 1"
+)
 _Result = TypeVar("_Result")
 
 
@@ -79,7 +85,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 class SqliteHeads:
-    """`Heads`, `HeadSweeper`, `Pins` and `Epochs`. Safe for many threads and many processes.
+    """`Heads`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs`. Safe for many threads and many processes.
 
     Changes of several threads become one transaction. Reading has a connection of its own and waits for no sync.
     """
@@ -153,6 +159,46 @@ class SqliteHeads:
             limit,
         )
         return [_move(row) for row in rows]
+
+    # -- HeadRestorer ---------------------------------------------------------------------------------------------------
+
+    def restore(self, session: Session, log: Sequence[Move], *, epoch: int | None = None) -> None:
+        moved = left_by(session, log)
+
+        def work(database: sqlite3.Connection) -> None:
+            _refuse_late(database, epoch)
+            if not database.execute(_ADD_SESSION, _row(session)).rowcount:
+                raise SessionExists(session.session_id)
+            for each in moved:
+                _append(database, each)
+
+        self._change(work)
+        self._tell(moved)
+
+    def extend(
+        self,
+        session_id: str,
+        expected_sequence: int,
+        moves: Sequence[Move],
+        *,
+        runtime: str,
+        used_at_s: float,
+        epoch: int | None = None,
+    ) -> None:
+        def work(database: sqlite3.Connection) -> list[Moved]:
+            _refuse_late(database, epoch)
+            row = database.execute(_LAST_MOVE, (session_id,)).fetchone()
+            if row is None:
+                raise SessionMissing(session_id)
+            width = len(Session.__struct_fields__)
+            refuse_other_end(Moved(_session(row[:width]), _move(row[width:])), expected_sequence, moves[0])
+            extended = database.execute(_EXTEND, (moves[-1].to_snapshot, used_at_s, runtime, session_id)).fetchone()
+            moved = left_by(_session(extended), moves)
+            for each in moved:
+                _append(database, each)
+            return moved
+
+        self._tell(self._change(work))
 
     # -- HeadSweeper ----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ changes; workspaces are a cache of both and may be lost at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -143,6 +143,35 @@ class HeadSweeper(Protocol):
 
     def last_moves(self) -> Iterator[Moved]:
         """Every session with the last entry of its log."""
+        ...
+
+
+class HeadRestorer(Protocol):
+    """The dangerous view that writes logs as they were elsewhere: only import receives it. Durable on return.
+
+    The caller answers for it that moves are a chain, numbered without gaps, and that all they need is stored. `epoch` as in `Heads`;
+    raises WriterFenced.
+    """
+
+    def restore(self, session: Session, log: Sequence[Move], *, epoch: int | None = None) -> None:
+        """Add a session with its whole log, oldest first; the last move leads to its head. Raises SessionExists."""
+        ...
+
+    def extend(
+        self,
+        session_id: str,
+        expected_sequence: int,
+        moves: Sequence[Move],
+        *,
+        runtime: str,
+        used_at_s: float,
+        epoch: int | None = None,
+    ) -> None:
+        """Append moves to a log that ends with the move `expected_sequence`, and set the head to where the last one leads.
+
+        Raises HeadMoved when the log ends elsewhere, or the head is not where the first move begins; SessionMissing. Then nothing has
+        changed.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
@@ -13,6 +13,7 @@ from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing
 from store.files import read_exactly
 from store.ids import BlobId, Kind, SnapshotId, object_id
 from store.interfaces import Lease, Move, Moved, Pin, Session
+from store.moves import refuse_other_end
 
 
 class MemoryObjects:
@@ -49,7 +50,7 @@ class MemoryObjects:
 
 
 class MemoryHeads:
-    """`Heads`, `HeadSweeper`, `Pins` and `Epochs` that last as long as the process."""
+    """`Heads`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs` that last as long as the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -98,6 +99,35 @@ class MemoryHeads:
             )
             log = self._logs[session_id]
             log.append(msgspec.structs.replace(move, sequence=len(log) + 1, from_snapshot=expected))
+
+    def restore(self, session: Session, log: Sequence[Move], *, epoch: int | None = None) -> None:
+        with self._lock:
+            self._refuse_late(epoch)
+            if session.session_id in self._sessions:
+                raise SessionExists(session.session_id)
+            self._sessions[session.session_id] = session
+            self._logs[session.session_id] = list(log)
+
+    def extend(
+        self,
+        session_id: str,
+        expected_sequence: int,
+        moves: Sequence[Move],
+        *,
+        runtime: str,
+        used_at_s: float,
+        epoch: int | None = None,
+    ) -> None:
+        with self._lock:
+            self._refuse_late(epoch)
+            session = self._sessions.get(session_id)
+            if session is None:
+                raise SessionMissing(session_id)
+            refuse_other_end(Moved(session, self._logs[session_id][-1]), expected_sequence, moves[0])
+            self._sessions[session_id] = msgspec.structs.replace(
+                session, head=moves[-1].to_snapshot, runtime=runtime, used_at_s=used_at_s
+            )
+            self._logs[session_id] += moves
 
     def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
         moves = [move for move in self._logs.get(session_id, ()) if before is None or move.sequence < before]

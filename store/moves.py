@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from store.errors import DecodeError
+from store.errors import DecodeError, HeadMoved
 from store.ids import Kind
 from store.interfaces import Heads, HeadSweeper, Move, Moved, Objects, Session
 
@@ -73,6 +73,20 @@ def decode(data: bytes) -> MoveRecord:
     return MoveRecord(
         encoded.sequence, session, Move(*msgspec.structs.astuple(encoded.move)) if encoded.move is not None else None
     )
+
+
+def left_by(session: Session, moves: Iterable[Move]) -> list[Moved]:
+    """Each move with the session as it has left it; `session` is as the last one left it."""
+    return [Moved(msgspec.structs.replace(session, head=move.to_snapshot), move) for move in moves]
+
+
+def refuse_other_end(last: Moved, expected_sequence: int, first: Move) -> None:
+    """Raise HeadMoved unless `first` continues a log that ends with `last` and should end with the move `expected_sequence`."""
+    session, sequence = last.session, last.move.sequence
+    if sequence != expected_sequence:
+        raise HeadMoved(session.session_id, f"at move {expected_sequence}", f"at move {sequence}")
+    if session.head != first.from_snapshot:
+        raise HeadMoved(session.session_id, (first.from_snapshot or b"").hex(), session.head.hex())
 
 
 class PackJournal:

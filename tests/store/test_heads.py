@@ -16,6 +16,7 @@ from store.interfaces import Leases
 from store.leases import FileLeases
 from store.testing import HeadsContract, LeasesContract, SweptHeads, in_threads, move, session, snapshot_name
 from store.testing.pins import PinnedHeads, PinsContract
+from store.testing.restoring import RestoredHeads, RestorerContract
 
 
 class TestSqliteHeads(HeadsContract):
@@ -29,6 +30,14 @@ class TestSqliteHeads(HeadsContract):
 class TestSqlitePins(PinsContract):
     @pytest.fixture
     def heads(self, tmp_path: Path) -> Iterator[PinnedHeads]:
+        heads = SqliteHeads(tmp_path / "heads.sqlite")
+        yield heads
+        heads.close()
+
+
+class TestSqliteRestorer(RestorerContract):
+    @pytest.fixture
+    def heads(self, tmp_path: Path) -> Iterator[RestoredHeads]:
         heads = SqliteHeads(tmp_path / "heads.sqlite")
         yield heads
         heads.close()

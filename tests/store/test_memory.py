@@ -8,6 +8,7 @@ from store.interfaces import Leases, Objects
 from store.memory import MemoryHeads, MemoryLeases, MemoryObjects
 from store.testing import HeadsContract, LeasesContract, ObjectsContract, SweptHeads
 from store.testing.pins import PinnedHeads, PinsContract
+from store.testing.restoring import RestoredHeads, RestorerContract
 
 
 class TestMemoryObjects(ObjectsContract):
@@ -25,6 +26,12 @@ class TestMemoryHeads(HeadsContract):
 class TestMemoryPins(PinsContract):
     @pytest.fixture
     def heads(self) -> PinnedHeads:
+        return MemoryHeads()
+
+
+class TestMemoryRestorer(RestorerContract):
+    @pytest.fixture
+    def heads(self) -> RestoredHeads:
         return MemoryHeads()
 
 

@@ -19,6 +19,7 @@ from store.interfaces import Move, Moved, Session
 from store.memory import MemoryObjects
 from store.moves import MoveRecord, PackJournal, lives, missing_from
 from store.testing import move, nobody, session, snapshot_name
+from store.testing.restoring import at, chain
 
 IDS = st.binary(min_size=32, max_size=32).map(SnapshotId)
 TEXT = st.text(max_size=20)
@@ -80,6 +81,18 @@ def test_the_journal_knows_every_move_and_the_session_as_it_is(journalled: Journ
     life = journalled.known()["a", 500.0]
     assert life.session == journalled.heads.get("a", "alice")
     assert [life.moves[number] for number in (3, 2, 1)] == journalled.heads.log("a", before=None, limit=9)
+    assert journalled.missing() == []
+
+
+def test_the_journal_knows_sessions_that_were_restored_and_extended(journalled: Journalled) -> None:
+    """Each move with the head where it led: a record may be the last one that a crash left."""
+    journalled.heads.restore(at(2, "new"), chain(1, 2))
+    journalled.heads.extend("new", 2, chain(3, 4), runtime="bash", used_at_s=5000.0)
+    life = journalled.known()["new", 500.0]
+    assert life.session == journalled.heads.get("new", "alice")
+    assert [life.moves[number] for number in (4, 3, 2, 1)] == journalled.heads.log("new", before=None, limit=9)
+    records = [moves.decode(journalled.objects.get(*name)) for name in journalled.objects if name[0] is Kind.MOVE]
+    assert all(record.session.head == record.move.to_snapshot for record in records if record.move is not None)
     assert journalled.missing() == []
 
 
