@@ -84,6 +84,16 @@ class NotInHistory(StoreError):
         self.reference = reference
 
 
+class BundleRefused(StoreError):
+    """A bundle is cut off, damaged, forged, or does not fit this store. Nothing that can be seen has changed."""
+
+    code = "bundle_refused"
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"the bundle was refused: {place} {reason}; nothing has changed")
+        self.place, self.reason = place, reason
+
+
 class StoreUnusable(StoreError):
     """The store folder cannot be used: wrong format, no rights, no space, or not a store."""
 

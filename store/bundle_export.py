@@ -1,0 +1,114 @@
+"""Writing a session, or a range of its history, into a bundle (store.bundle)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import BinaryIO
+
+import msgspec
+
+from store import snapshot as snapshots
+from store.bundle import BundleWriter
+from store.bundle_header import Header
+from store.check import ListedObjects, Progress, no_progress
+from store.errors import NotInHistory
+from store.ids import Kind, SnapshotId
+from store.interfaces import Heads, Move, Objects, Session
+from store.reachable import is_implied, mark, object_needs
+from store.records import Name
+
+PAGE_MOVES = 1000
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """What a bundle holds: which moves, how many objects and bytes, and the snapshots that its receiver must have."""
+
+    first_move: int
+    last_move: int
+    objects: int
+    size_bytes: int
+    prerequisites: tuple[SnapshotId, ...]
+
+
+def export_bundle(
+    objects: ListedObjects,
+    heads: Heads,
+    session: Session,
+    stream: BinaryIO,
+    *,
+    have: Collection[SnapshotId] = (),
+    since: int | None = None,
+    until: int | None = None,
+    progress: Progress = no_progress,
+) -> Exported:
+    """Write the session with all that its log needs, or a range of it, into `stream`, whose `write` must take all it is given.
+
+    `have` are snapshots that the receiver is known to have; what they need is left out. Those that this store does not know are
+    passed over. `since` leaves out the moves up to and including that number, `until` those after it; a receiver must have the
+    session up to `since`, and is taken to have what those moves need.
+
+    Keeps ids in memory, and one object at a time. Raises NotInHistory for a range that is none, BundleRefused for one with too many
+    moves, ObjectMissing, ObjectDamaged, DecodeError and OSError; what is in the stream then is no bundle, and import would say so.
+    """
+    before, moves = _split_log(heads, session.session_id, since, until)
+    held: set[Name] = set()
+    prerequisites = _mark_held(objects, {*have, *before}, held)
+    ordered = in_order(objects, [(Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in moves], held)
+    left = msgspec.structs.replace(session, head=moves[-1].to_snapshot)
+    writer = BundleWriter(stream)
+    writer.begin(Header(left, tuple(moves), prerequisites, len(ordered)))
+    for number, name in enumerate(ordered, 1):
+        writer.put(name, objects.get(*name))
+        progress("writing", number, len(ordered))
+    writer.end()
+    return Exported(moves[0].sequence, moves[-1].sequence, len(ordered), writer.size_bytes, prerequisites)
+
+
+def in_order(objects: Objects, roots: Iterable[Name], held: Collection[Name]) -> list[Name]:
+    """All that `roots` need and that is not in `held`, each once, after what it needs itself. Needs no more stack for longer histories."""
+    ordered: list[Name] = []
+    seen = set(held)
+    ahead = [(root, False) for root in roots][::-1]
+    while ahead:
+        name, needs_are_there = ahead.pop()
+        if needs_are_there:
+            ordered.append(name)
+        elif name not in seen and not is_implied(name):
+            seen.add(name)
+            ahead.append((name, True))
+            if name[0] is not Kind.BLOB:
+                ahead += [(need, False) for need in reversed(object_needs(objects, name))]
+    return ordered
+
+
+def _split_log(
+    heads: Heads, session_id: str, since: int | None, until: int | None
+) -> tuple[set[SnapshotId], list[Move]]:
+    """Where the moves up to `since` led, and the moves after it, oldest first."""
+    earlier: set[SnapshotId] = set()
+    moves: list[Move] = []
+    before = until + 1 if until is not None else None
+    while page := heads.log(session_id, before=before, limit=PAGE_MOVES):
+        moves += [move for move in page if since is None or move.sequence > since]
+        earlier.update(move.to_snapshot for move in page if since is not None and move.sequence <= since)
+        before = page[-1].sequence
+    last = moves[0].sequence if moves else None
+    if until is not None and last != until:
+        raise NotInHistory(str(until), f"is no move of session {session_id} after move {since or 0}")
+    if last is None or (since is not None and not earlier):
+        raise NotInHistory(str(since), f"is no move of session {session_id} that others follow")
+    return earlier, moves[::-1]
+
+
+def _mark_held(objects: ListedObjects, have: Collection[SnapshotId], held: set[Name]) -> tuple[SnapshotId, ...]:
+    """Mark what the receiver has; returns, sorted, the snapshots from which all of it follows."""
+    names = {(Kind.SNAPSHOT, bytes(snapshot)) for snapshot in have}
+    known = names - objects.find_missing(names)
+    depths = {name: snapshots.decode(objects.get(*name)).depth for name in known}
+    newest = []
+    # Later ones first: most others follow from them.
+    for name in sorted(known, key=lambda name: (-depths[name], name)):
+        if name not in held:
+            newest.append(SnapshotId(name[1]))
+            mark(objects, [name], held)
+    return tuple(sorted(newest))

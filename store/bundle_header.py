@@ -1,0 +1,137 @@
+"""What a bundle says before its objects: a session, moves of its log, what the receiver must have. Pure.
+
+    header = [version, session, [move, ...], [snapshot id, ...], number of objects]
+
+Moves are oldest first and without gaps, snapshot ids sorted. Sessions and moves are written as in store.moves. Decoding refuses what
+encoding would not have produced, and a log that is none: others read what is decoded here as if this store had written it.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import msgspec
+
+from store.errors import DecodeError
+from store.ids import ID_BYTES, SnapshotId
+from store.interfaces import Move, Session
+
+VERSION = 1
+TEXT_CHARACTERS_MAX = 1000
+RUN_RECORD_BYTES_MAX = 1 << 20
+
+
+class Header(msgspec.Struct, frozen=True):
+    """`session` as the last move left it. `prerequisites` are snapshots that the receiver must have, with all they need."""
+
+    session: Session
+    moves: tuple[Move, ...]
+    prerequisites: tuple[SnapshotId, ...]
+    objects: int
+
+
+class _Session(Session, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A session without the names of its fields."""
+
+
+class _Move(Move, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A move without the names of its fields."""
+
+
+class _Encoded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    version: int
+    session: _Session
+    moves: tuple[_Move, ...]
+    prerequisites: tuple[SnapshotId, ...]
+    objects: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Encoded)
+
+
+def encode_header(header: Header) -> bytes:
+    """Canonical bytes of a header."""
+    session = _Session(*msgspec.structs.astuple(header.session))
+    moves = tuple(_Move(*msgspec.structs.astuple(move)) for move in header.moves)
+    data = _encoder.encode(_Encoded(VERSION, session, moves, header.prerequisites, header.objects))
+    # There and back, since Python takes 5 for 5.0 and the two have different bytes.
+    return _encoder.encode(_decoder.decode(data))
+
+
+def decode_header(data: bytes) -> Header:
+    """The header that `data` encodes. Raises DecodeError unless `data` is exactly what `encode_header` gives for it."""
+    try:
+        encoded = _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"is not one: {error}") from None
+    if encoded.version != VERSION:
+        raise DecodeError(f"has format {encoded.version}; this psf reads {VERSION}")
+    if _encoder.encode(encoded) != data:
+        raise DecodeError("is not one: its encoding is not the canonical one")
+    header = Header(
+        Session(*msgspec.structs.astuple(encoded.session)),
+        tuple(Move(*msgspec.structs.astuple(move)) for move in encoded.moves),
+        encoded.prerequisites,
+        encoded.objects,
+    )
+    _check_session(header.session)
+    _check_log(header)
+    if header.objects < 0 or any(earlier >= later for earlier, later in pairwise(header.prerequisites)):
+        raise DecodeError("has prerequisites that are not sorted, or a negative number of objects")
+    if not all(map(_is_id, header.prerequisites)):
+        raise DecodeError("has a prerequisite that is no snapshot id")
+    return header
+
+
+def _check_session(session: Session) -> None:
+    texts = {"session_id": session.session_id, "tenant": session.tenant, "runtime": session.runtime}
+    for field, text in (texts | {"sandbox": session.sandbox, "name": session.name or "-"}).items():
+        if not 0 < len(text) <= TEXT_CHARACTERS_MAX:
+            raise DecodeError(f"has a {field} that is empty or longer than {TEXT_CHARACTERS_MAX} characters")
+    if not session.session_id.isprintable():
+        raise DecodeError(f"has the session_id {session.session_id!r}, which is not printable")
+    if not all(map(math.isfinite, (session.ttl_s, session.created_at_s, session.used_at_s))) or session.ttl_s < 0:
+        raise DecodeError("has a session whose ttl_s, created_at_s or used_at_s is no time")
+
+
+def _check_log(header: Header) -> None:
+    moves = header.moves
+    if not moves or moves[0].sequence < 1:
+        raise DecodeError("has no moves, or one with a number below 1")
+    for move in moves:
+        _check_move(move)
+    if (moves[0].sequence == 1) != (moves[0].from_snapshot is None):
+        raise DecodeError(
+            f"has a log that cannot begin with its move {moves[0].sequence}: only the first comes from nowhere"
+        )
+    for earlier, later in pairwise(moves):
+        if later.sequence != earlier.sequence + 1 or later.from_snapshot != earlier.to_snapshot:
+            raise DecodeError(f"has a log whose move {later.sequence} does not continue move {earlier.sequence}")
+    if moves[-1].to_snapshot != header.session.head:
+        raise DecodeError(f"has a session whose head is not where its last move, {moves[-1].sequence}, leads")
+
+
+def _check_move(move: Move) -> None:
+    if not _is_id(move.to_snapshot) or not (move.from_snapshot is None or _is_id(move.from_snapshot)):
+        raise DecodeError(f"has a move {move.sequence} between what are no snapshot ids")
+    if not 0 < len(move.kind) <= TEXT_CHARACTERS_MAX or not math.isfinite(move.at_s):
+        raise DecodeError(f"has a move {move.sequence} whose kind or at_s is none")
+    if move.run_record and not _is_run_record(move.run_record):
+        raise DecodeError(f"has a move {move.sequence} whose run record is no JSON object, or too long")
+
+
+def _is_run_record(data: bytes) -> bool:
+    """Run records are handed on to clients as they are."""
+    if len(data) > RUN_RECORD_BYTES_MAX:
+        return False
+    try:
+        msgspec.json.decode(data, type=dict)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _is_id(identity: bytes) -> bool:
+    return len(identity) == ID_BYTES

@@ -1,0 +1,178 @@
+"""Taking in a bundle (store.bundle): all of it is verified, then its objects are stored, then its session can be seen.
+
+Whatever goes wrong on the way leaves heads as they were. Objects without a head are garbage, which a sweep removes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from store.bundle import BundleReader, Incoming
+from store.bundle_header import Header
+from store.bundle_verify import verify_bundle
+from store.check import ListedObjects, Progress, no_progress
+from store.errors import BundleRefused, HeadMoved, SessionExists, SessionMissing
+from store.ids import Kind
+from store.interfaces import HeadRestorer, Heads, HeadSweeper, Move, Objects, Session
+
+ATTEMPTS = 10
+PAGE_MOVES = 1000
+
+
+class ImportHeads(Heads, HeadSweeper, HeadRestorer, Protocol):
+    """What an import needs of the heads."""
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """What became of a bundle: `unchanged` when the session had all its moves already. `moves` and `objects`: how many it brought."""
+
+    session_id: str
+    change: Literal["created", "extended", "unchanged"]
+    moves: int
+    objects: int
+
+
+class _Plan(NamedTuple):
+    """What is to be added to a session's log, which ends with the move `after`."""
+
+    session: Session
+    after: int
+    moves: tuple[Move, ...]
+
+
+def import_bundle(
+    source: Path | BinaryIO,
+    objects: ListedObjects,
+    heads: ImportHeads,
+    *,
+    tenant: str,
+    now_s: float,
+    epoch: int | None,
+    as_session: str | None = None,
+    progress: Progress = no_progress,
+) -> Imported:
+    """Bring the session of a bundle, a path or a seekable file, into a store.
+
+    A session that is not there is created with its log. One that has all the moves is left as it is; one whose log the bundle
+    continues is extended. Any other is refused. The session must be `tenant`'s; with `as_session` it becomes a session of that id and
+    of `tenant`. It counts as used, and when new as created, at `now_s`, seconds since 1970.
+
+    `epoch` is that of a turn which the caller holds meanwhile (see store.gc); it should be that of the session. Raises BundleRefused,
+    WriterFenced and OSError.
+    """
+    with _opened(source) as file:
+        header = verify_bundle(file, objects, heads, progress)
+        session = _as_imported(header.session, tenant, as_session, now_s)
+        if not _plan(heads, session, header.moves).moves:
+            return Imported(session.session_id, "unchanged", 0, 0)
+        _store_objects(file, header, objects, progress)
+        objects.sync()
+    for _ in range(ATTEMPTS):
+        plan = _plan(heads, session, header.moves)
+        try:
+            return _make_visible(heads, plan, header.objects, epoch)
+        except (SessionExists, SessionMissing, HeadMoved):
+            continue  # somebody was faster: perhaps with this very bundle
+    raise BundleRefused(f"session {session.session_id}", "is another tenant's, or changes all the time")
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(source, os.PathLike):
+        with source.open("rb") as file:
+            yield file
+    else:
+        yield source
+
+
+def _as_imported(session: Session, tenant: str, as_session: str | None, now_s: float) -> Session:
+    if as_session is None and session.tenant != tenant:
+        raise BundleRefused(
+            "its session", f"is of tenant {session.tenant!r}, not {tenant!r}; import it as another session"
+        )
+    # Created now: an id that was used here and dropped begins a new life, which the journal tells by its time (store.moves).
+    return msgspec.structs.replace(
+        session, session_id=as_session or session.session_id, tenant=tenant, created_at_s=now_s, used_at_s=now_s
+    )
+
+
+def _plan(heads: Heads, session: Session, moves: tuple[Move, ...]) -> _Plan:
+    """What to do with the moves. Raises BundleRefused when they do not fit what is there."""
+    name, first = session.session_id, moves[0]
+    try:
+        heads.get(name, session.tenant)
+    except SessionMissing:
+        if first.sequence > 1:
+            raise BundleRefused(
+                "it", f"continues session {name} after move {first.sequence - 1}, and there is no such session"
+            ) from None
+        return _Plan(session, 0, moves)
+    logged = _log_from(heads, name, first.sequence - 1)
+    last = max(logged, default=0)
+    if first.sequence > 1 and first.sequence - 1 not in logged:
+        raise BundleRefused(
+            "it", f"continues session {name} after move {first.sequence - 1}, which its log does not have"
+        )
+    if first.sequence > 1 and logged[first.sequence - 1].to_snapshot != first.from_snapshot:
+        raise BundleRefused("it", _diverged(name, first.sequence - 1))
+    for move in moves:
+        if logged.get(move.sequence, move) != move:
+            raise BundleRefused("it", _diverged(name, move.sequence))
+    return _Plan(session, last, tuple(move for move in moves if move.sequence > last))
+
+
+def _diverged(session_id: str, sequence: int) -> str:
+    return f"and session {session_id} have diverged: move {sequence} is another one here; import it as another session"
+
+
+def _log_from(heads: Heads, session_id: str, first: int) -> dict[int, Move]:
+    """The moves of a log from `first` on, by number."""
+    logged: dict[int, Move] = {}
+    before: int | None = None
+    while (before is None or before > first) and (page := heads.log(session_id, before=before, limit=PAGE_MOVES)):
+        logged |= {move.sequence: move for move in page if move.sequence >= first}
+        before = page[-1].sequence
+    return logged
+
+
+def _store_objects(file: BinaryIO, header: Header, objects: Objects, progress: Progress) -> None:
+    """Put all objects of a verified bundle. What is put is what was verified, also when the file has changed meanwhile."""
+    reader = BundleReader(file)
+    if reader.header() != header:
+        raise BundleRefused("its file", "changed while it was read")
+    for number, incoming in enumerate(reader.objects(header.objects), 1):
+        if _put(incoming, objects) != incoming.name[1]:
+            raise BundleRefused(incoming.place, "changed while it was read")
+        progress("storing", number, header.objects)
+    reader.end()
+
+
+def _put(incoming: Incoming, objects: Objects) -> bytes:
+    kind = incoming.name[0]
+    if kind is not Kind.BLOB or not incoming.parted:
+        return objects.put(kind, b"".join(incoming.chunks))
+    with tempfile.TemporaryFile() as whole:
+        for chunk in incoming.chunks:
+            whole.write(chunk)
+        whole.flush()
+        return objects.put_file(whole.fileno(), whole.tell())
+
+
+def _make_visible(heads: ImportHeads, plan: _Plan, objects: int, epoch: int | None) -> Imported:
+    session, moves = plan.session, plan.moves
+    if not moves:
+        return Imported(session.session_id, "unchanged", 0, 0)
+    if not plan.after:
+        heads.restore(session, moves, epoch=epoch)
+        return Imported(session.session_id, "created", len(moves), objects)
+    heads.extend(
+        session.session_id, plan.after, moves, runtime=session.runtime, used_at_s=session.used_at_s, epoch=epoch
+    )
+    return Imported(session.session_id, "extended", len(moves), objects)

@@ -1,0 +1,194 @@
+"""Reading a whole bundle without storing anything: is it what it says, and does this store have all that it builds on?
+
+What the store has is what its sessions and pins keep: an object that nothing reaches may be removed by a sweep at any moment, so
+nothing may build on it (store.gc). Trees are bounded in depth and in what they hold with everything below: few bytes can describe a
+tree that no disk can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
+
+from store import snapshot as snapshots
+from store import tree as trees
+from store.bundle import BundleReader, Incoming
+from store.bundle_header import Header
+from store.capture import DEPTH_MAX, load_tree
+from store.check import ListedObjects, Progress, no_progress
+from store.errors import BundleRefused, DecodeError, ObjectDamaged, ObjectMissing
+from store.ids import Kind, TreeId, hasher
+from store.interfaces import HeadSweeper
+from store.reachable import is_implied, mark, snapshot_needs
+from store.records import Name
+from store.snapshot import EMPTY_SNAPSHOT_ID
+from store.tree import EMPTY_TREE, EntryKind, Tree
+
+STRUCTURE_BYTES_MAX = 256 << 20
+"""The longest tree or snapshot that is read."""
+TREE_ENTRIES_MAX = 10_000_000
+
+
+class Shape(NamedTuple):
+    """How deep a tree is, and how many entries it has with all below it."""
+
+    depth: int
+    entries: int
+
+
+def verify_bundle(
+    file: BinaryIO, objects: ListedObjects, heads: HeadSweeper, progress: Progress = no_progress
+) -> Header:
+    """What a bundle brings, when it is whole and all that it needs is in it or kept here. Stores nothing. Keeps ids in memory.
+
+    Raises BundleRefused with what is wrong where; OSError when `file` cannot be read.
+    """
+    reader = BundleReader(file)
+    header = reader.header()
+    contents = _Contents(objects)
+    for number, incoming in enumerate(reader.objects(header.objects), 1):
+        contents.add(incoming)
+        progress("verifying", number, header.objects)
+    reader.end()
+    contents.need_from_log(header)
+    _require(objects, heads, contents.outside, {(Kind.SNAPSHOT, bytes(name)) for name in header.prerequisites})
+    return header
+
+
+class _Contents:
+    """The objects of a bundle as they come: which there are, how long they are, and what they need from outside."""
+
+    def __init__(self, objects: ListedObjects) -> None:
+        self.outside: set[Name] = set()
+        self._objects = objects
+        self._size_bytes: dict[Name, int] = {}
+        self._unneeded: set[Name] = set()
+        self._shapes = {EMPTY_TREE: Shape(0, 0)}
+
+    def add(self, incoming: Incoming) -> None:
+        name, place = incoming.name, incoming.place
+        if name in self._size_bytes:
+            raise BundleRefused(place, "is in it twice")
+        if name in self.outside:
+            raise BundleRefused(place, "stands after what needs it")
+        data, size_bytes = _read(incoming)
+        try:
+            if name[0] is Kind.TREE:
+                self._add_tree(TreeId(name[1]), trees.decode(data), place)
+            elif name[0] is Kind.SNAPSHOT:
+                self._need(snapshot_needs(snapshots.decode(data)))
+        except DecodeError as error:
+            raise BundleRefused(place, f"is not canonical: {error}") from None
+        self._size_bytes[name] = size_bytes
+        self._unneeded.add(name)
+
+    def need_from_log(self, header: Header) -> None:
+        """Every object is there for a move of the log."""
+        self._need((Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in header.moves)
+        if self._unneeded:
+            kind, identity = min(self._unneeded)
+            raise BundleRefused(f"{kind.word} {identity.hex()}", "is in it and belongs to no move")
+
+    def _need(self, names: Iterable[Name]) -> None:
+        for name in names:
+            if name in self._size_bytes:
+                self._unneeded.discard(name)
+            elif not is_implied(name):
+                self.outside.add(name)
+
+    def _add_tree(self, identity: TreeId, tree: Tree, place: str) -> None:
+        for entry in tree:
+            size_bytes = self._size_bytes.get((Kind.BLOB, entry.content), entry.size_bytes)
+            if entry.is_file and size_bytes != entry.size_bytes:
+                raise BundleRefused(
+                    place, f"says that {entry.name!r} has {entry.size_bytes} bytes, and its blob has {size_bytes}"
+                )
+        self._need(
+            (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
+            for entry in tree
+            if entry.kind is not EntryKind.SYMLINK
+        )
+        for child in _subtrees(tree):
+            self._measure(child, place)
+        shape = self._shapes[identity] = _shape(tree, self._shapes)
+        if shape.depth > DEPTH_MAX or shape.entries > TREE_ENTRIES_MAX:
+            raise BundleRefused(
+                place,
+                f"is {shape.depth} deep and holds {shape.entries} entries in all; "
+                f"at most {DEPTH_MAX} and {TREE_ENTRIES_MAX} are kept",
+            )
+
+    def _measure(self, root: TreeId, place: str) -> None:
+        """Learn the shape of a tree that is not in the bundle; needs no more stack for a deeper one."""
+        ahead = [root]
+        while ahead:
+            identity = ahead[-1]
+            if identity in self._shapes:
+                ahead.pop()
+                continue
+            try:
+                tree = load_tree(self._objects, identity)
+            except (ObjectMissing, ObjectDamaged, DecodeError) as error:
+                raise BundleRefused(place, f"needs what is not in it: {error}") from None
+            unknown = [child for child in _subtrees(tree) if child not in self._shapes]
+            if not unknown:
+                self._shapes[identity] = _shape(tree, self._shapes)
+            ahead += unknown
+
+
+def _read(incoming: Incoming) -> tuple[bytes, int]:
+    """The bytes of a tree or snapshot (of a blob none), and how many there are. They match their name."""
+    (kind, identity), place = incoming.name, incoming.place
+    digest, chunks, size_bytes = hasher(kind), [], 0
+    for chunk in incoming.chunks:
+        digest.update(chunk)
+        size_bytes += len(chunk)
+        if kind is not Kind.BLOB:
+            chunks.append(chunk)
+            if size_bytes > STRUCTURE_BYTES_MAX:
+                raise BundleRefused(place, f"is longer than {STRUCTURE_BYTES_MAX} bytes")
+    if digest.digest() != identity:
+        raise BundleRefused(place, "has bytes that do not match its name")
+    return b"".join(chunks), size_bytes
+
+
+def _subtrees(tree: Tree) -> list[TreeId]:
+    return [trees.entry_tree(entry) for entry in tree if entry.kind is EntryKind.DIRECTORY]
+
+
+def _shape(tree: Tree, shapes: dict[TreeId, Shape]) -> Shape:
+    below = [shapes[child] for child in _subtrees(tree)]
+    return Shape(
+        1 + max((shape.depth for shape in below), default=0), len(tree) + sum(shape.entries for shape in below)
+    )
+
+
+def _require(objects: ListedObjects, heads: HeadSweeper, outside: set[Name], prerequisites: set[Name]) -> None:
+    """Raise unless all of this is stored, whole down to the last blob, and kept by a session or a pin."""
+    for name in sorted(objects.find_missing(prerequisites)):
+        raise BundleRefused("it", f"builds on snapshot {name[1].hex()}, which this store does not have")
+    for name in sorted(objects.find_missing(outside)):
+        raise BundleRefused(_word(name), "is neither in it nor in this store")
+    needed: set[Name] = set()
+    for name, problem in mark(objects, outside, needed).items():
+        raise BundleRefused(f"{_word(name)}, on which it builds,", f"cannot be read here: {problem}")
+    for name in sorted(objects.find_missing([name for name in needed if not is_implied(name)])):
+        raise BundleRefused(_word(name), "is needed by what it builds on, and not in this store")
+    for name in sorted(outside - _kept(objects, heads, outside)):
+        raise BundleRefused(_word(name), "is in this store, but no session and no pin keeps it: export without `have`")
+
+
+def _kept(objects: ListedObjects, heads: HeadSweeper, wanted: set[Name]) -> set[Name]:
+    """What roots keep: at least what they keep of `wanted`. Follows all roots only when those that are wanted are not enough."""
+    kept: set[Name] = set()
+    if wanted:
+        roots = {(Kind.SNAPSHOT, bytes(snapshot)) for _, snapshot in heads.roots()}
+        roots.add((Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID))
+        mark(objects, roots & wanted, kept)
+        if wanted - kept:
+            mark(objects, roots, kept)
+    return kept
+
+
+def _word(name: Name) -> str:
+    return f"{name[0].word} {name[1].hex()}"
