@@ -65,7 +65,7 @@ def decode(data: bytes) -> MoveRecord:
     """The record that `data` encodes. Raises DecodeError."""
     try:
         encoded = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(f"not a move: {error}") from None
     if encoded.version != VERSION:
         raise DecodeError(f"move format {encoded.version} is not known; this psf reads {VERSION}")

@@ -119,7 +119,7 @@ def decode(data: bytes) -> Snapshot:
     """The snapshot that `data` encodes. Raises DecodeError unless `data` is exactly what `encode` gives for it."""
     try:
         snapshot = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(f"not a snapshot: {error}") from None
     if snapshot.version != VERSION:
         raise DecodeError(f"snapshot format {snapshot.version} is not known; this psf reads {VERSION}")

@@ -42,6 +42,12 @@ def test_noise_is_no_record(data: bytes) -> None:
         moves.decode(data)
 
 
+def test_a_text_that_is_not_utf_8_is_refused() -> None:
+    data = moves.encode(MoveRecord(1, session("a"), None))
+    with pytest.raises(DecodeError, match="not a move"):
+        moves.decode(data.replace(b"alice", b"\xfflice"))
+
+
 def test_another_version_is_refused() -> None:
     data = msgspec.msgpack.decode(moves.encode(MoveRecord(1, session("a"), None)))
     with pytest.raises(DecodeError, match="format 2"):

@@ -99,6 +99,13 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         snapshots.decode(data)
 
 
+def test_a_text_that_is_not_utf_8_is_refused() -> None:
+    data = snapshots.encode(full_snapshot())
+    assert b"\xa6python" in data
+    with pytest.raises(DecodeError, match="not a snapshot"):
+        snapshots.decode(data.replace(b"\xa6python", b"\xa6\xffython"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
