@@ -64,7 +64,7 @@ def decode_header(data: bytes) -> Header:
     """The header that `data` encodes. Raises DecodeError unless `data` is exactly what `encode_header` gives for it."""
     try:
         encoded = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(f"is not one: {error}") from None
     if encoded.version != VERSION:
         raise DecodeError(f"has format {encoded.version}; this psf reads {VERSION}")

@@ -1,22 +1,29 @@
-"""Stores with sessions to export, in memory and on disk, and everything that can be seen of a store."""
+"""Stores with sessions to export, everything that can be seen of a store, and bundles taken apart and put together otherwise."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import blake3
 import msgspec
+import pytest
 
 from store import snapshot as snapshots
+from store.bundle import BundleReader, BundleWriter
 from store.bundle_export import Exported, export_bundle
+from store.bundle_header import Header
 from store.bundle_import import Imported, import_bundle
 from store.capture import put_tree
+from store.errors import BundleRefused
 from store.heads import SqliteHeads
 from store.ids import BlobId, Kind, SnapshotId
 from store.interfaces import Move
 from store.memory import MemoryHeads, MemoryObjects
 from store.packs import PackObjects
+from store.records import Name
 from store.snapshot import (
     EMPTY_SNAPSHOT_BYTES,
     EMPTY_SNAPSHOT_ID,
@@ -122,3 +129,58 @@ def filled(make: Callable[[], Place] = Place.in_memory) -> Place:
     place.move_to(first, kind="rollback")
     place.step({b"one": b"1", b"three": b"3"})
     return place
+
+
+Records = list[tuple[Name, bytes]]
+Part = tuple[Name, int, bytes]
+"""Name, flags and payload of a record."""
+
+
+def small() -> bytes:
+    """A bundle of one move to a snapshot with one file."""
+    place = Place.in_memory()
+    place.begin()
+    tree = put_tree(place.objects, [Entry(b"f", EntryKind.FILE, place.blob(b"content"), 7, 1)])
+    place.move_to(place.put_snapshot(Snapshot(1, 1, (EMPTY_SNAPSHOT_ID,), tree, None, None)))
+    return place.export()
+
+
+def taken_apart(data: bytes) -> tuple[Header, Records]:
+    reader = BundleReader(io.BytesIO(data))
+    header = reader.header()
+    return header, [(incoming.name, b"".join(incoming.chunks)) for incoming in reader.objects(header.objects)]
+
+
+def put_together(
+    header: Header,
+    records: Records,
+    *,
+    count: int | None = None,
+    parts: Mapping[int, list[Part]] = MappingProxyType({}),
+) -> bytes:
+    """A bundle with a good trailer, whatever is in it. `parts` are written in place of the record of that position."""
+    stream = io.BytesIO()
+    writer = BundleWriter(stream)
+    writer.begin(msgspec.structs.replace(header, objects=len(records) if count is None else count))
+    for position, (name, payload) in enumerate(records):
+        for part_name, flags, part in parts.get(position, ()):
+            writer._record(part_name, flags, memoryview(part))
+        if position not in parts:
+            writer.put(name, payload)
+    writer.end()
+    return stream.getvalue()
+
+
+def sealed(body: bytes) -> bytes:
+    digest: bytes = blake3.blake3(body).digest()
+    return body + digest
+
+
+def refused(data: bytes, said: str | None = None, place: Place | None = None, **options: Any) -> str:
+    """The message with which a store refuses the bundle. Nothing has changed in it."""
+    place = place or Place.in_memory()
+    before = place.everything()
+    with pytest.raises(BundleRefused, match=said) as caught:
+        place.take(data, **options)
+    assert place.everything() == before
+    return str(caught.value)

@@ -1,0 +1,207 @@
+"""Bundles that are cut off, damaged or forged: each is refused with the one error, and nothing at all has changed."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from store import bundle
+from store.bundle_header import Header, encode_header
+from store.ids import Kind, SnapshotId, blob_id
+from store.records import RECORD, record_header
+from store.snapshot import EMPTY_SNAPSHOT_ID
+from store.tree import EMPTY_TREE
+from tests.store.bundles import Place, filled, put_together, refused, sealed, small, taken_apart
+
+
+def with_header(packed: bytes) -> bytes:
+    return sealed(bundle.MAGIC + len(packed).to_bytes(4, "little") + packed)
+
+
+def test_a_bundle_cut_off_anywhere_changes_nothing() -> None:
+    data = small()
+    for length in range(len(data)):
+        refused(data[:length])
+
+
+def test_a_bundle_with_a_flipped_bit_anywhere_changes_nothing() -> None:
+    data = small()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        refused(bytes(damaged))
+
+
+def test_a_continuation_that_is_damaged_leaves_the_session_as_it_is() -> None:
+    sender, receiver = filled(), Place.in_memory()
+    receiver.take(sender.export(until=5))
+    data = sender.export(since=5)
+    for position in range(0, len(data), 7):
+        refused(data[:position], None, receiver)
+        refused(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :], None, receiver)
+    assert receiver.take(data).change == "extended"
+
+
+def test_a_bundle_that_goes_on_after_its_end_is_refused() -> None:
+    refused(small() + b"\x00")
+    header, records = taken_apart(small())
+    refused(put_together(header, records, count=len(records) - 1), "bytes after the last object")
+
+
+def test_the_message_says_which_object_is_wrong_and_how() -> None:
+    header, records = taken_apart(small())
+    first, (name, _), *rest = records
+    message = refused(put_together(header, [first, (name, b"other"), *rest]))
+    assert message == (
+        f"the bundle was refused: object 2 of {len(records)} ({name[0].word} {name[1].hex()}) has bytes that do not match its "
+        "name; nothing has changed"
+    )
+
+
+def move(header: Header, index: int, **fields: Any) -> Header:
+    moves = list(header.moves)
+    moves[index] = msgspec.structs.replace(moves[index], **fields)
+    return msgspec.structs.replace(header, moves=tuple(moves))
+
+
+def of_session(header: Header, **fields: Any) -> Header:
+    return msgspec.structs.replace(header, session=msgspec.structs.replace(header.session, **fields))
+
+
+def with_fields(**fields: Any) -> Callable[[Header], Header]:
+    return lambda header: msgspec.structs.replace(header, **fields)
+
+
+OTHER = SnapshotId(b"\x07" * 32)
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [
+        (lambda header: move(header, 1, sequence=3), "move 3 does not continue move 1"),
+        (lambda header: move(header, 1, sequence=1), "move 1 does not continue move 1"),
+        (lambda header: move(header, 1, from_snapshot=OTHER), "move 2 does not continue move 1"),
+        (lambda header: move(header, 1, from_snapshot=None), "move 2 does not continue move 1"),
+        (lambda header: move(header, 0, from_snapshot=OTHER), "only the first comes from nowhere"),
+        (lambda header: move(header, 0, sequence=0), "a number below 1"),
+        (lambda header: move(header, 1, to_snapshot=OTHER), "head is not where its last move, 2, leads"),
+        (lambda header: move(header, 1, to_snapshot=b"short"), "no snapshot ids"),
+        (lambda header: move(header, 1, from_snapshot=b"short"), "no snapshot ids"),
+        (lambda header: move(header, 1, at_s=math.nan), "kind or at_s"),
+        (lambda header: move(header, 1, kind=""), "kind or at_s"),
+        (lambda header: move(header, 1, run_record=b"1}, {"), "run record is no JSON object"),
+        (lambda header: move(header, 1, run_record=b"[1]"), "run record is no JSON object"),
+        (lambda header: move(header, 1, run_record=b'{"a":' * 100_000), "run record is no JSON object"),
+        (lambda header: move(header, 1, run_record=b'{"a":"%s"}' % (b"x" * (1 << 20))), "or too long"),
+        (lambda header: of_session(header, head=EMPTY_SNAPSHOT_ID), "head is not where"),
+        (lambda header: of_session(header, session_id=""), "session_id that is empty"),
+        (lambda header: of_session(header, session_id="a\nb"), "not printable"),
+        (lambda header: of_session(header, runtime="x" * 1001), "runtime that is empty or longer"),
+        (lambda header: of_session(header, ttl_s=math.inf), "is no time"),
+        (lambda header: of_session(header, ttl_s=-1.0), "is no time"),
+        (lambda header: of_session(header, created_at_s=math.nan), "is no time"),
+        (lambda header: of_session(header, tenant="bob"), "is of tenant 'bob', not 'alice'"),
+        (with_fields(moves=()), "has no moves"),
+        (with_fields(prerequisites=(OTHER,)), "builds on snapshot 0707"),
+        (with_fields(prerequisites=(EMPTY_SNAPSHOT_ID, EMPTY_SNAPSHOT_ID)), "not sorted"),
+        (with_fields(prerequisites=(SnapshotId(b"short"),)), "no snapshot id"),
+    ],
+)  # fmt: skip
+def test_a_forged_header_is_refused(forge: Callable[[Header], Header], said: str) -> None:
+    header, records = taken_apart(small())
+    refused(put_together(forge(header), records), said)
+
+
+def test_a_forged_number_of_objects_is_not_believed() -> None:
+    header, records = taken_apart(small())
+    for count in (1 << 60, 1000):
+        refused(put_together(header, records, count=count), f"claims {count} objects, more than the file has bytes for")
+    refused(put_together(header, records, count=len(records) + 1), "is cut off|does not begin")
+    refused(put_together(header, records, count=-1), "negative")
+
+
+def test_a_header_that_is_not_canonical_is_refused() -> None:
+    header, _ = taken_apart(small())
+    fields = msgspec.msgpack.decode(encode_header(header))
+    for forged in (
+        msgspec.msgpack.encode([2, *fields[1:]]),
+        msgspec.msgpack.encode(fields[:-1]),
+        msgspec.msgpack.encode([*fields, 0]),
+        msgspec.msgpack.encode(fields) + b"\x00",
+        b"\x95\xcc\x01" + msgspec.msgpack.encode(fields)[2:],
+        b"",
+        b"\xdd\xff\xff\xff\xff",
+    ):
+        refused(with_header(forged), "the header")
+
+
+def test_lengths_are_not_believed() -> None:
+    """Whoever claims much must send much: nothing of that size is asked for."""
+    magic = bundle.MAGIC
+    header, _ = taken_apart(small())
+    packed = encode_header(msgspec.structs.replace(header, objects=1))
+    begun = magic + len(packed).to_bytes(4, "little") + packed
+    longest = record_header((Kind.BLOB, blob_id(b"")), 0, bundle.PART_BYTES)
+    part = record_header((Kind.BLOB, blob_id(b"")), bundle.PART, bundle.PART_BYTES)
+    tracemalloc.start()
+    for body, said in (
+        (magic + b"\xff\xff\xff\xff", "the header claims 4294967295 bytes"),
+        (magic + (bundle.HEADER_BYTES_MAX).to_bytes(4, "little"), "the header is cut off"),
+        (begun + longest, "is cut off"),
+        (begun + part, "is cut off"),
+        (begun + record_header((Kind.TREE, EMPTY_TREE), 0, 0xFFFFFFFF), "has a record of 4294967295 bytes"),
+    ):
+        refused(sealed(body), said)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (record_header((Kind.MOVE, b"\x00" * 32), 0, 0), "does not begin as one"),
+        (RECORD.pack(b"psf1", 9, 0, 0, 0, b"\x00" * 32), "does not begin as one"),
+        (RECORD.pack(b"psf2", 1, 0, 0, 0, blob_id(b"")), "does not begin as one"),
+        (RECORD.pack(b"psf1", 1, 0, 1, 0, blob_id(b"")), "does not begin as one"),
+        (record_header((Kind.BLOB, blob_id(b"")), 1, 0), "has flags 0x1"),
+        (record_header((Kind.BLOB, blob_id(b"")), bundle.PART, 0), "not parts of"),
+    ],
+)
+def test_a_record_of_another_form_is_refused(record: bytes, said: str) -> None:
+    header, _ = taken_apart(small())
+    packed = encode_header(msgspec.structs.replace(header, objects=1))
+    refused(sealed(bundle.MAGIC + len(packed).to_bytes(4, "little") + packed + record), said)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "PART_BYTES", 4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([(0x80, b"cont"), (0, b"")], "not followed by its other parts"),
+        ([(0x80, b"con"), (0, b"tent")], "not parts of 4"),
+        ([(0, b"content")], "has a record of 7 bytes"),
+        ([(0x80, b"cont")], "not followed by its other parts"),
+        ([(0x80, b"cont"), (0, b"enT")], "do not match its name"),
+    ],
+)
+def test_an_object_in_other_parts_is_refused(small_parts: None, parts: list[tuple[int, bytes]], said: str) -> None:
+    """There is one way to cut it."""
+    header, records = taken_apart(small())
+    assert records[1][1] == b"content"
+    refused(put_together(header, records, parts={1: [(records[1][0], *part) for part in parts]}), said)
+
+
+def test_parts_of_two_objects_are_not_mixed(small_parts: None) -> None:
+    header, records = taken_apart(small())
+    parts = [(records[1][0], bundle.PART, b"cont"), ((Kind.BLOB, bytes(blob_id(b"ent"))), 0, b"ent")]
+    refused(put_together(header, records, parts={1: parts}), "not followed by its other parts")
