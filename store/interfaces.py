@@ -38,7 +38,7 @@ class Objects(Protocol):
 
 
 class ObjectLister(Protocol):
-    """The dangerous view of an object store: only check and sweep receive it."""
+    """The dangerous view of an object store: only check, sweep, export and import receive it."""
 
     def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
         """Every object, in no order."""
@@ -131,7 +131,7 @@ class Heads(Protocol):
 
 
 class HeadSweeper(Protocol):
-    """The dangerous view of a head store: only the sweeper and check receive it."""
+    """The dangerous view of a head store: only the sweeper, check and import receive it."""
 
     def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         """Drop the sessions, with their logs, that expired before `horizon_s` and are not running; returns how many."""

@@ -282,6 +282,32 @@ def test_nothing_may_build_on_garbage() -> None:
     assert receiver.take(data, as_session="b").change == "created"
 
 
+def test_what_a_sweep_has_condemned_is_brought_again(tmp_path: Path) -> None:
+    """The session was here and was dropped; a sweep waits for a step in flight when its bundle is imported again."""
+    store = LocalStore(tmp_path)
+    place = Place(store.objects, store.heads)
+    data = filled().export()
+    place.take(data)
+    place.heads.drop_unused_since(NOW_S * 2, is_running=nobody)
+    store.objects.seal()
+    in_flight = store.leases.try_acquire("step")
+    assert in_flight is not None
+
+    def import_meanwhile() -> bool:
+        lease = store.leases.try_acquire("a")
+        assert lease is not None
+        import_bundle(io.BytesIO(data), place.objects, place.heads, tenant="alice", now_s=NOW_S, epoch=lease.epoch)
+        lease.release()
+        in_flight.release()
+        return True
+
+    report = store.sweep(dry=False, pause=import_meanwhile)
+    assert report.packs
+    assert place.log() == filled().log()
+    assert store.check(full=True)[0].clean
+    store.close()
+
+
 def test_a_snapshot_that_a_fork_keeps_may_be_built_on() -> None:
     """It is no root itself: the only one is younger."""
     sender, receiver = filled(), Place.in_memory()
