@@ -112,12 +112,14 @@ class BundleReader:
             place = f"{place} ({name[0].word} {name[1].hex()})"
             yield Incoming(name, place, bool(flags), self._chunks(name, flags, length, place))
 
-    def end(self) -> None:
-        """Nothing follows but the trailer, and it is that of all that was read."""
+    def end(self) -> bytes:
+        """Nothing follows but the trailer, and it is that of all that was read. Returns it: two bundles have different ones."""
         if self._ahead_bytes:
             raise BundleRefused("its end", f"has {self._ahead_bytes} bytes after the last object")
-        if self._file.read(_HASH_BYTES) != self._digest.digest():
+        digest: bytes = self._digest.digest()
+        if self._file.read(_HASH_BYTES) != digest:
             raise BundleRefused("its trailer", "does not match what is before it")
+        return digest
 
     def _record(self, place: str) -> tuple[Name, int, int]:
         """Name, flags and length of the record that begins here."""

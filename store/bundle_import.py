@@ -15,7 +15,6 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol
 import msgspec
 
 from store.bundle import BundleReader, Incoming
-from store.bundle_header import Header
 from store.bundle_verify import verify_bundle
 from store.check import ListedObjects, Progress, no_progress
 from store.errors import BundleRefused, HeadMoved, SessionExists, SessionMissing
@@ -68,11 +67,12 @@ def import_bundle(
     WriterFenced and OSError.
     """
     with _opened(source) as file:
-        header = verify_bundle(file, objects, heads, progress)
+        header, digest = verify_bundle(file, objects, heads, progress)
         session = _as_imported(header.session, tenant, as_session, now_s)
         if not _plan(heads, session, header.moves).moves:
             return Imported(session.session_id, "unchanged", 0, 0)
-        _store_objects(file, header, objects, progress)
+        if _store_objects(file, objects, progress) != digest:
+            raise BundleRefused("its file", "changed while it was read")
         objects.sync()
     for _ in range(ATTEMPTS):
         plan = _plan(heads, session, header.moves)
@@ -142,27 +142,26 @@ def _log_from(heads: Heads, session_id: str, first: int) -> dict[int, Move]:
     return logged
 
 
-def _store_objects(file: BinaryIO, header: Header, objects: Objects, progress: Progress) -> None:
-    """Put all objects of a verified bundle. What is put is what was verified, also when the file has changed meanwhile."""
+def _store_objects(file: BinaryIO, objects: Objects, progress: Progress) -> bytes:
+    """Put all objects of a bundle, each under the name that its bytes have; returns the bundle's hash."""
     reader = BundleReader(file)
-    if reader.header() != header:
-        raise BundleRefused("its file", "changed while it was read")
-    for number, incoming in enumerate(reader.objects(header.objects), 1):
-        if _put(incoming, objects) != incoming.name[1]:
-            raise BundleRefused(incoming.place, "changed while it was read")
-        progress("storing", number, header.objects)
-    reader.end()
+    count = reader.header().objects
+    for number, incoming in enumerate(reader.objects(count), 1):
+        _put(incoming, objects)
+        progress("storing", number, count)
+    return reader.end()
 
 
-def _put(incoming: Incoming, objects: Objects) -> bytes:
+def _put(incoming: Incoming, objects: Objects) -> None:
     kind = incoming.name[0]
     if kind is not Kind.BLOB or not incoming.parted:
-        return objects.put(kind, b"".join(incoming.chunks))
+        objects.put(kind, b"".join(incoming.chunks))
+        return
     with tempfile.TemporaryFile() as whole:
         for chunk in incoming.chunks:
             whole.write(chunk)
         whole.flush()
-        return objects.put_file(whole.fileno(), whole.tell())
+        objects.put_file(whole.fileno(), whole.tell())
 
 
 def _make_visible(heads: ImportHeads, plan: _Plan, objects: int, epoch: int | None) -> Imported:

@@ -29,6 +29,13 @@ STRUCTURE_BYTES_MAX = 256 << 20
 TREE_ENTRIES_MAX = 10_000_000
 
 
+class Verified(NamedTuple):
+    """What a bundle says, and the hash by which it can be known again."""
+
+    header: Header
+    digest: bytes
+
+
 class Shape(NamedTuple):
     """How deep a tree is, and how many entries it has with all below it."""
 
@@ -38,7 +45,7 @@ class Shape(NamedTuple):
 
 def verify_bundle(
     file: BinaryIO, objects: ListedObjects, heads: HeadSweeper, progress: Progress = no_progress
-) -> Header:
+) -> Verified:
     """What a bundle brings, when it is whole and all that it needs is in it or kept here. Stores nothing. Keeps ids in memory.
 
     Raises BundleRefused with what is wrong where; OSError when `file` cannot be read.
@@ -49,10 +56,10 @@ def verify_bundle(
     for number, incoming in enumerate(reader.objects(header.objects), 1):
         contents.add(incoming)
         progress("verifying", number, header.objects)
-    reader.end()
+    digest = reader.end()
     contents.need_from_log(header)
     _require(objects, heads, contents.outside, {(Kind.SNAPSHOT, bytes(name)) for name in header.prerequisites})
-    return header
+    return Verified(header, digest)
 
 
 class _Contents:

@@ -76,6 +76,15 @@ class RestorerContract:
         assert heads.get("a", "alice") == at(2)
         assert len(heads.log("a", before=None, limit=10)) == 2
 
+    def test_a_log_that_came_back_to_where_it_was_is_not_extended_there(self, heads: RestoredHeads) -> None:
+        """The head is the expected one, and the log has gone on meanwhile."""
+        log = [*chain(1, 2), Move(3, "rollback", snapshot_name(2), snapshot_name(1), 1003.0, b"")]
+        heads.restore(at(1), log)
+        with pytest.raises(HeadMoved) as caught:
+            heads.extend("a", 1, chain(2, 2), runtime="bash", used_at_s=5000.0)
+        assert str(caught.value) == "the head is at move 3, not at move 1"
+        assert heads.log("a", before=None, limit=10) == log[::-1]
+
     def test_a_session_that_is_not_there_is_not_extended(self, heads: RestoredHeads) -> None:
         with pytest.raises(SessionMissing):
             heads.extend("ghost", 2, chain(3, 3), runtime="bash", used_at_s=5000.0)

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from store.check import check
 from store.errors import BundleRefused, NotInHistory, WriterFenced
 from store.ids import Kind, SnapshotId
 from store.local import LocalStore
-from store.memory import MemoryObjects
+from store.memory import MemoryHeads, MemoryObjects
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import in_threads, nobody
 from store.tree import EMPTY_TREE
@@ -270,6 +271,54 @@ def test_a_fenced_import_shows_nothing(receiver: Place) -> None:
     assert receiver.visible() == {}
 
 
+def test_a_fenced_import_extends_nothing(receiver: Place) -> None:
+    sender = filled()
+    receiver.take(sender.export(until=3))
+    receiver.heads.refuse_before(receiver.heads.begin_epoch())
+    with pytest.raises(WriterFenced):
+        import_bundle(
+            io.BytesIO(sender.export()), receiver.objects, receiver.heads, tenant="alice", now_s=NOW_S, epoch=0
+        )
+    assert len(receiver.log()) == 3
+
+
+@pytest.mark.parametrize("known", [0, 3], ids=["created", "extended"])
+def test_objects_are_durable_before_the_session_can_be_seen(known: int) -> None:
+    sender, order = filled(), []
+
+    class Objects(MemoryObjects):
+        def put(self, kind: Kind, data: bytes) -> bytes:
+            order.append("put")
+            return super().put(kind, data)
+
+        def sync(self) -> None:
+            order.append("sync")
+
+    class Heads(MemoryHeads):
+        def restore(self, *arguments: Any, **options: Any) -> None:
+            order.append("heads")
+            super().restore(*arguments, **options)
+
+        def extend(self, *arguments: Any, **options: Any) -> None:
+            order.append("heads")
+            super().extend(*arguments, **options)
+
+    receiver = Place(Objects(), Heads())
+    if known:
+        receiver.take(sender.export(until=known))
+    order.clear()
+    receiver.take(sender.export())
+    assert order[-3:] == ["put", "sync", "heads"]
+
+
+def test_everybody_has_the_empty_snapshot() -> None:
+    """Also a store without any session: no sweep removes it."""
+    sender, receiver = filled(), Place.in_memory()
+    data, facts = sender.exported(have=[EMPTY_SNAPSHOT_ID])
+    assert facts.prerequisites == (EMPTY_SNAPSHOT_ID,)
+    assert receiver.take(data).change == "created"
+
+
 def test_nothing_may_build_on_garbage() -> None:
     """What no session keeps may be swept before the import is done."""
     sender, receiver = filled(), Place.in_memory()
@@ -346,7 +395,7 @@ def test_a_bundle_in_a_file_is_read_by_its_path(tmp_path: Path) -> None:
 def test_verifying_stores_nothing(receiver: Place) -> None:
     data, facts = filled().exported()
     before = receiver.everything()
-    header = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads)
+    header, _ = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads)
     assert (header.session.session_id, len(header.moves), header.objects) == ("a", 6, facts.objects)
     assert receiver.everything() == before
 
