@@ -11,7 +11,7 @@ import sys
 
 import psf
 from executors.errors import ExecutorError
-from psf import config
+from psf import config, store_arguments
 from psf.errors import ConfigurationError, PsfError
 from store.errors import StoreError
 
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="show the main things on a server of its own", description="Start a server in a temporary folder, show what it can do, leave nothing behind."
     )  # fmt: skip
     demo.set_defaults(act=_demo)
+    store_arguments.add(commands)
     return parser
 
 

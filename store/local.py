@@ -32,8 +32,8 @@ from store.moves import PackJournal
 from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
 from store.repair import put_unusable_heads_aside, repair_heads, repair_objects, restore_format
-from store.snapshot import EMPTY_SNAPSHOT_BYTES
-from store.tree import EMPTY_TREE_BYTES
+from store.snapshot import EMPTY_SNAPSHOT_BYTES, EMPTY_SNAPSHOT_ID
+from store.tree import EMPTY_TREE, EMPTY_TREE_BYTES
 from store.verify import Findings, check_store
 from store.workspace import WorkspaceSettings
 
@@ -134,10 +134,11 @@ class LocalStore:
         journal = PackJournal(self.objects)
         self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
         self.leases = FileLeases(self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch)
-        # Every session begins at the empty snapshot, so it is there before the first one.
-        self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
-        self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
-        self.objects.sync()
+        # Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it.
+        if self.objects.find_missing([(Kind.TREE, EMPTY_TREE), (Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID)]):
+            self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
+            self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
+            self.objects.sync()
 
     def _check_format(self) -> None:
         path = self.root / "FORMAT"

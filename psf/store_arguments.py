@@ -1,0 +1,73 @@
+"""The arguments of `psf store ...`. What the commands do is in psf.store_commands, which is loaded when one is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE_S = 600.0
+
+
+def add(commands: Any) -> None:
+    """Add the commands to a parser."""
+    group = commands.add_parser("store", help="look into a store and keep it in order", description="Look into a store and keep it in order.")  # fmt: skip
+    parts = group.add_subparsers(required=True, metavar="COMMAND")
+    _command(parts, "stats", "stats", "what a store holds and takes")
+    check = _command(
+        parts, "check", "check", "read it all again; exit status 0 clean, 3 repaired or repairable, 4 lost"
+    )
+    depth = check.add_mutually_exclusive_group()
+    depth.add_argument("--full", action="store_true", help="every byte (the default)")
+    depth.add_argument("--fast", action="store_true", help="indexes, headers and what heads need")
+    depth.add_argument(
+        "--repair", action="store_true", help="mend what can be mended; stop servers on this store first"
+    )
+    gc = _command(parts, "gc", "gc", "remove what nothing needs, and compress; steps go on meanwhile")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")
+    gc.add_argument("--patience-s", type=float, default=PATIENCE_S, metavar="NUMBER", help="how long to wait for steps in flight; those that take longer fail (default: %(default)g)")  # fmt: skip
+    out = _command(parts, "export", "export_bundle", "write a session with its history into one file")
+    out.add_argument("session", metavar="SESSION")
+    out.add_argument("file", metavar="FILE", help="the bundle; - for stdout")
+    out.add_argument("--since", type=int, metavar="MOVE", help="leave out moves up to and including this number")
+    out.add_argument("--until", type=int, metavar="MOVE", help="leave out moves after this number")
+    out.add_argument("--have", action="append", default=[], metavar="SNAPSHOT", help="a snapshot that the receiver has")
+    into = _command(parts, "import", "import_bundle", "bring in a session from a bundle")
+    into.add_argument("file", metavar="FILE")
+    into.add_argument("--as", dest="as_session", metavar="ID", help="under another session id")
+    into.add_argument("--tenant", default="local", metavar="NAME", help="whose session it is (default: %(default)s)")
+    listing = _command(parts, "ls", "ls", "sessions and pins; or what lies in a snapshot")
+    listing.add_argument("reference", nargs="?", metavar="REFERENCE")
+    listing.add_argument("path", nargs="?", default="", metavar="PATH")
+    cat = _command(parts, "cat", "cat", "write a file of a snapshot to stdout", json=False)
+    cat.add_argument("reference", metavar="REFERENCE")
+    cat.add_argument("path", metavar="PATH")
+    differ = _command(parts, "diff", "diff", "what differs between two snapshots")
+    differ.add_argument("before", metavar="REFERENCE")
+    differ.add_argument("after", metavar="REFERENCE")
+    differ.add_argument("--exit-code", action="store_true", help="exit status 1 when anything differs")
+    pin = _command(parts, "pin", "pin", "name a snapshot, and keep it from being removed", json=False)
+    pin.add_argument("reference", metavar="REFERENCE")
+    pin.add_argument("name", metavar="NAME")
+    unpin = _command(parts, "unpin", "unpin", "remove a pin", json=False)
+    unpin.add_argument("name", metavar="NAME")
+
+
+def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--store", metavar="TEXT", help="folder of the store (or PSF_STORE)")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings (or PSF_CONFIG)")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON, show no progress")
+    parser.set_defaults(act=_later(act))
+    return parser
+
+
+def _later(name: str) -> Callable[[argparse.Namespace], int]:
+    def act(parsed: argparse.Namespace) -> int:
+        from psf import store_commands  # noqa: PLC0415 - brings rich and the whole store
+
+        command: Callable[[argparse.Namespace], int] = getattr(store_commands, name)
+        return command(parsed)
+
+    return act

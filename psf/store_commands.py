@@ -1,0 +1,243 @@
+"""`psf store ...`, `psf export` and `psf import`: looking into a store, keeping it in order, taking things in and out.
+
+All work on a store folder while servers use it; only mending wants it for itself. What is printed goes to stdout, as lines for people
+or with --json for programs; progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from psf import config, progress, store_reports
+from psf.errors import PsfError
+from psf.references import resolve, resolve_session
+from psf.sweeper import describe, patience
+from store import bundle_export, bundle_import
+from store import diff as differences
+from store.capture import find_entry, load_tree
+from store.check import CheckReport
+from store.ids import Kind, TreeId
+from store.interfaces import Lease, Pin
+from store.local import LocalStore
+from store.snapshot import decode
+from store.stats import stats as count
+from store.tree import EntryKind
+
+REPAIRED, LOST = 3, 4
+"""Exit statuses of `psf store check`: nothing is lost, but something was or can be mended; something is lost."""
+
+
+class NotThere(PsfError):
+    """A command was asked for something that is not there. The text says what to type."""
+
+    code = "not_there"
+
+
+# -- keeping in order -------------------------------------------------------------------------------------------------------
+
+
+def stats(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store:
+        _print(parsed, count(store), store_reports.show_stats)
+    return 0
+
+
+def check(parsed: argparse.Namespace) -> int:
+    with progress.shown(not parsed.json) as told:
+        if parsed.repair:
+            mended = LocalStore.mend(_root(parsed), progress=told)
+            report, done = mended.report, mended.done
+        else:
+            with _opened(parsed) as store:
+                report, _ = store.check(full=not parsed.fast, progress=told)
+            done = ()
+    status = check_status(report, done)
+    verdict = {0: "clean", REPAIRED: "repaired" if parsed.repair else "repairable", LOST: "lost"}[status]
+    found = {"verdict": verdict, "done": done, **msgspec.to_builtins(report)}
+    _print(parsed, found, lambda _: store_reports.show_check(verdict, report, done))
+    return status
+
+
+def check_status(report: CheckReport, done: tuple[str, ...]) -> int:
+    """The exit status that says how a store is."""
+    if report.broken or report.damaged:
+        return LOST
+    return 0 if report.clean and not done else REPAIRED
+
+
+def gc(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store, progress.shown(not parsed.json) as told:
+        report = store.sweep(dry=parsed.dry_run, pause=patience(parsed.patience_s), progress=told)
+    _print(parsed, report, lambda _: store_reports.show_gc(report, describe(report)))
+    return 0
+
+
+# -- bundles ----------------------------------------------------------------------------------------------------------------
+
+
+def export_bundle(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store, _written(parsed.file) as file, progress.shown(not parsed.json) as told:
+        session = resolve_session(store, parsed.session)
+        have = [resolve(store, text).snapshot for text in parsed.have]
+        exported = bundle_export.export_bundle(
+            store.objects, store.heads, session, file, have=have, since=parsed.since, until=parsed.until, progress=told
+        )
+    if parsed.file != "-":
+        _print(parsed, store_reports.exported_row(exported), lambda _: store_reports.show_exported(exported))
+    return 0
+
+
+def import_bundle(parsed: argparse.Namespace) -> int:
+    path = Path(parsed.file)
+    with _opened(parsed, make=True) as store, _turn(store) as lease, progress.shown(not parsed.json) as told:
+        imported = bundle_import.import_bundle(
+            path, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
+            as_session=parsed.as_session, progress=told,
+        )  # fmt: skip
+    _print(parsed, imported, store_reports.show_imported)
+    return 0
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------------
+
+
+def ls(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store:
+        if parsed.reference is None:
+            sessions = [store_reports.session_row(moved) for moved in store.heads.last_moves()]
+            _print(
+                parsed,
+                {"sessions": sessions, "pins": [store_reports.pin_row(pin) for pin in store.heads.pins()]},
+                store_reports.show_sessions,
+            )
+            return 0
+        tree = _tree_at(store, parsed.reference, _parts(parsed.path))
+        rows = [store_reports.entry_row(entry) for entry in load_tree(store.objects, tree)]
+        _print(parsed, rows, store_reports.show_entries)
+    return 0
+
+
+def cat(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store:
+        parts = _parts(parsed.path)
+        entry = find_entry(_entries(store), _root_tree(store, parsed.reference), parts) if parts else None
+        if entry is None or not entry.is_file:
+            raise NotThere(
+                f"{parsed.path!r} is no file of {parsed.reference}; `psf store ls {parsed.reference}` lists it"
+            )
+        sys.stdout.flush()
+        sys.stdout.buffer.write(store.objects.get(Kind.BLOB, entry.content))
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def diff(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store:
+        before, after = (_root_tree(store, text) for text in (parsed.before, parsed.after))
+        rows = [store_reports.change_row(change) for change in differences.diff(store.objects, before, after)]
+    _print(parsed, rows, store_reports.show_changes)
+    return int(bool(rows) and parsed.exit_code)
+
+
+def pin(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store, _turn(store) as lease:
+        snapshot = resolve(store, parsed.reference).snapshot
+        store.heads.pin(Pin(parsed.name, snapshot, time.time()), epoch=lease.epoch)
+    print(snapshot.hex())
+    return 0
+
+
+def unpin(parsed: argparse.Namespace) -> int:
+    with _opened(parsed) as store:
+        if not store.heads.unpin(parsed.name):
+            raise NotThere(f"there is no pin {parsed.name!r}; `psf store ls` lists them")
+    return 0
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------------
+
+
+def _root(parsed: argparse.Namespace) -> Path:
+    return Path(config.load(vars(parsed), os.environ).store)
+
+
+@contextmanager
+def _opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalStore]:
+    """The store, which must be there unless `make`: looking for what is not there must not make it."""
+    root = _root(parsed)
+    if not make and not root.is_dir():
+        raise NotThere(f"there is no store at {root}; --store names another folder")
+    store = LocalStore(root)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _turn(store: LocalStore) -> Iterator[Lease]:
+    """A turn of this command's own: what is put under it is not swept before it has a name."""
+    lease = store.leases.try_acquire(f"command {os.getpid()}")
+    assert lease is not None, "nobody else has this process's number"
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+@contextmanager
+def _written(name: str) -> Iterator[Any]:
+    """A file that gets its name when it is complete; or stdout."""
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _root_tree(store: LocalStore, reference: str) -> TreeId:
+    return decode(store.objects.get(Kind.SNAPSHOT, resolve(store, reference).snapshot)).tree
+
+
+def _tree_at(store: LocalStore, reference: str, parts: tuple[bytes, ...]) -> TreeId:
+    root = _root_tree(store, reference)
+    if not parts:
+        return root
+    entry = find_entry(_entries(store), root, parts)
+    if entry is None or entry.kind is not EntryKind.DIRECTORY:
+        name = b"/".join(parts).decode(errors="backslashreplace")
+        raise NotThere(f"{name!r} is no directory of {reference}")
+    return TreeId(entry.content)
+
+
+def _entries(store: LocalStore) -> Callable[[TreeId], dict[bytes, Any]]:
+    return lambda tree: {entry.name: entry for entry in load_tree(store.objects, tree)}
+
+
+def _parts(path: str) -> tuple[bytes, ...]:
+    return tuple(part for part in os.fsencode(path).split(b"/") if part not in (b"", b"."))
+
+
+def _print(parsed: argparse.Namespace, value: Any, show: Callable[[Any], None]) -> None:
+    if parsed.json:
+        print(msgspec.json.encode(value).decode())
+    else:
+        show(value)

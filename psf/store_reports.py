@@ -1,0 +1,195 @@
+"""What `psf store` prints for people, and the rows that programs get."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from store.bundle_export import Exported
+from store.bundle_import import Imported
+from store.check import CheckReport
+from store.diff import Change
+from store.gc import GcReport
+from store.interfaces import Moved, Pin
+from store.stats import Stats
+from store.tree import Entry, EntryKind
+
+_SHORT = 12
+_LOSSES_SHOWN = 20
+_MODES = {EntryKind.FILE: "-rw-r--r--", EntryKind.EXECUTABLE: "-rwxr-xr-x", EntryKind.SYMLINK: "lrwxrwxrwx", EntryKind.DIRECTORY: "drwxr-xr-x"}  # fmt: skip
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(size_bytes: float) -> str:
+    """A size for people: 1536 is 1.5 KiB."""
+    unit = 0
+    while abs(size_bytes) >= 1024 and unit < len(_UNITS) - 1:
+        size_bytes, unit = size_bytes / 1024, unit + 1
+    return f"{size_bytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{size_bytes:.1f} {_UNITS[unit]}"
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+# -- rows for programs ---------------------------------------------------------------------------------------------------
+
+
+def session_row(moved: Moved) -> dict[str, Any]:
+    session = moved.session
+    return {
+        "session_id": session.session_id,
+        "name": session.name,
+        "tenant": session.tenant,
+        "runtime": session.runtime,
+        "head": session.head.hex(),
+        "moves": moved.move.sequence,
+        "used_at_s": session.used_at_s,
+        "expires_at_s": session.expires_at_s(),
+    }
+
+
+def pin_row(pin: Pin) -> dict[str, Any]:
+    return {"name": pin.name, "snapshot": pin.snapshot.hex(), "at_s": pin.at_s}
+
+
+def exported_row(exported: Exported) -> dict[str, Any]:
+    prerequisites = [snapshot.hex() for snapshot in exported.prerequisites]
+    return {**msgspec.to_builtins(exported), "prerequisites": prerequisites}
+
+
+def entry_row(entry: Entry) -> dict[str, Any]:
+    row = {
+        "name": _text(entry.name),
+        "kind": entry.kind.name.lower(),
+        "size_bytes": entry.size_bytes,
+        "changed": entry.changed,
+    }
+    if entry.kind is EntryKind.SYMLINK:
+        return {**row, "target": _text(entry.content)}
+    return {**row, "id": entry.content.hex()}
+
+
+def change_row(change: Change) -> dict[str, Any]:
+    what = "added" if change.before is None else "removed" if change.after is None else "changed"
+    row: dict[str, Any] = {"path": _text(b"/".join(change.path)), "what": what}
+    for side, entry in (("before", change.before), ("after", change.after)):
+        if entry is not None:
+            row[side] = {"kind": entry.kind.name.lower(), "size_bytes": entry.size_bytes}
+    return row
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")
+
+
+# -- for people ----------------------------------------------------------------------------------------------------------
+
+
+def show_stats(found: Stats) -> None:
+    table = _table("", "number", "size", right=("number", "size"))
+    table.add_row("sessions", f"{found.sessions}", "")
+    table.add_row("moves of heads", f"{found.moves}", size(found.heads_bytes))
+    table.add_row("pins", f"{found.pins}", "")
+    for kind, count in found.objects.items():
+        table.add_row(f"{kind} objects", f"{count}", "")
+    table.add_row("packs", f"{found.packs}", size(found.packs_bytes))
+    table.add_row("  of them compressed", f"{found.packs_compressed}", "")
+    table.add_row("indexes of packs", "", size(found.indexes_bytes))
+    table.add_row("large files", f"{found.large}", size(found.large_bytes))
+    if found.put_aside_bytes:
+        table.add_row("put aside by repair", "", size(found.put_aside_bytes))
+    table.add_row("[bold]all", "", f"[bold]{size(found.total_bytes)}")
+    _out().print(table)
+
+
+def show_check(verdict: str, report: CheckReport, done: tuple[str, ...]) -> None:
+    out = _out()
+    colour = {"clean": "green", "lost": "red"}.get(verdict, "yellow")
+    out.print(
+        f"[{colour} bold]{verdict}[/]: {report.objects} objects, {report.snapshots} snapshots, {report.garbage} needed by nothing"
+    )
+    for text in done:
+        out.print(f"  done: {escape(text)}")
+    for text in (*report.derived, *(f"session {behind}; the heads database knows less" for behind in report.behind)):
+        out.print(f"  {'found' if done else 'can be repaired'}: {escape(text)}")
+    for text in report.damaged:
+        out.print(f"  [red]damaged[/]: {escape(text)}")
+    for session_id, losses in report.broken.items():
+        out.print(f"  [red]{escape(session_id)}[/] has lost:")
+        for loss in losses[:_LOSSES_SHOWN]:
+            out.print(f"    {escape(loss)}")
+        if len(losses) > _LOSSES_SHOWN:
+            out.print(f"    and {len(losses) - _LOSSES_SHOWN} more (all with --json)")
+    if report.harmless:
+        out.print(f"  {len(report.harmless)} damaged objects that nothing needs; gc removes them")
+    if verdict == "repairable":
+        out.print("  to repair: stop the servers on this store, then `psf store check --repair`")
+
+
+def show_gc(report: GcReport, line: str) -> None:
+    out = _out()
+    out.print(f"{line} ({size(report.freed_bytes)})")
+    if report.packs:
+        table = _table("pack", "size", "in use", "why", right=("pack", "size", "in use"))
+        for plan in report.packs:
+            table.add_row(f"{plan.number}", size(plan.size_bytes), size(plan.live_bytes), plan.reason)
+        out.print(table)
+    if report.fenced:
+        out.print("steps that took longer than --patience-s were left behind: they fail, and can be done again")
+
+
+def show_exported(exported: Exported) -> None:
+    moves = f"moves {exported.first_move} to {exported.last_move}"
+    _out().print(f"{moves}, {exported.objects} objects, {size(exported.size_bytes)}")
+    for snapshot in exported.prerequisites:
+        _out().print(f"  the receiver must have snapshot {snapshot.hex()}")
+
+
+def show_imported(imported: Imported) -> None:
+    _out().print(f"session {imported.session_id} {imported.change}: {imported.moves} moves, {imported.objects} objects")
+
+
+def show_sessions(found: dict[str, Any]) -> None:
+    out = _out()
+    table = _table("session", "name", "language", "moves", "head", "last used", right=("moves",))
+    for row in sorted(found["sessions"], key=lambda row: -row["used_at_s"]):
+        used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["used_at_s"]))
+        table.add_row(escape(row["session_id"]), escape(row["name"] or ""), escape(row["runtime"]), f"{row['moves']}", row["head"][:_SHORT], used)  # fmt: skip
+    out.print(table if found["sessions"] else "no sessions")
+    if found["pins"]:
+        pins = _table("pin", "snapshot")
+        for pin in found["pins"]:
+            pins.add_row(escape(pin["name"]), pin["snapshot"][:_SHORT])
+        out.print()
+        out.print(pins)
+
+
+def show_entries(rows: list[dict[str, Any]]) -> None:
+    table = _table("mode", "size", "step", "name", right=("size", "step"))
+    for row in rows:
+        mode = _MODES[EntryKind[row["kind"].upper()]]
+        slash = "/" if row["kind"] == "directory" else ""
+        target = f" -> {row['target']}" if "target" in row else ""
+        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", escape(row["name"] + slash + target))
+    _out().print(table if rows else "empty")
+
+
+def show_changes(rows: list[dict[str, Any]]) -> None:
+    out = _out()
+    marks = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
+    for row in rows:
+        entry = row.get("after") or row["before"]
+        out.print(f"{marks[row['what']]} {escape(row['path'])}{'/' if entry['kind'] == 'directory' else ''}")

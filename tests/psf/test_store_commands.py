@@ -1,0 +1,239 @@
+"""`psf store ...`: what it prints for people and programs, its exit statuses, and what it says to what makes no sense."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.ids import SnapshotId, blob_id
+from store.local import LocalStore
+from tests.store.history import LARGE_TAIL, begin, step
+
+SESSION, OTHER = "a1b2c3d4e5f6", "f00dbeef0123"
+Heads = dict[str, list[SnapshotId]]
+
+
+def psf(*arguments: str, store: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "psf.cli", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, "PSF_STORE": str(store)})
+
+
+def told(*arguments: str, store: Path, status: int = 0) -> str:
+    done = psf(*arguments, store=store)
+    assert done.returncode == status, done
+    assert done.stderr == b""
+    return done.stdout.decode()
+
+
+def asked(*arguments: str, store: Path, status: int = 0) -> Any:
+    return json.loads(told(*arguments, "--json", store=store, status=status))
+
+
+def refused(*arguments: str, store: Path, status: int = 1) -> str:
+    done = psf(*arguments, store=store)
+    assert done.returncode == status, done
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("psf: ")
+    return lines[0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def heads(root: Path) -> Heads:
+    """Two sessions of some steps; the snapshots of each."""
+    store = LocalStore(root, seal_bytes=2000)
+    made: Heads = {}
+    for name in (SESSION, OTHER):
+        made[name] = [begin(store, name, used_at_s=1.7e9 if name == SESSION else 10.0)]
+        for number in range(1, 6):
+            files = {b"text": b"%s %d\n" % (name.encode(), number), b"same": b"same\n"}
+            if number == 3:
+                files[b"large"] = name.encode() + LARGE_TAIL
+            made[name].append(step(store, name, files, at_s=1.7e9 if name == SESSION else 10.0))
+    store.close()
+    return made
+
+
+def test_sessions_and_pins_are_listed(root: Path, heads: Heads) -> None:
+    told("store", "pin", f"{SESSION}@2", "base", store=root)
+    listed = asked("store", "ls", store=root)
+    assert {row["session_id"]: (row["head"], row["moves"]) for row in listed["sessions"]} == {
+        name: (snapshots[-1].hex(), 6) for name, snapshots in heads.items()
+    }
+    assert [(pin["name"], pin["snapshot"]) for pin in listed["pins"]] == [("base", heads[SESSION][2].hex())]
+    text = told("store", "ls", store=root)
+    assert SESSION in text
+    assert "base" in text
+    told("store", "unpin", "base", store=root)
+    assert asked("store", "ls", store=root)["pins"] == []
+
+
+@pytest.mark.parametrize(
+    "reference", [f"{SESSION}@3", f"{SESSION[:6]}@3", f"{SESSION}@-2", f"{SESSION}@{{id}}", "{id}", "{short}", "base"]
+)
+def test_a_snapshot_has_many_names(root: Path, heads: Heads, reference: str) -> None:
+    identity = heads[SESSION][3].hex()
+    told("store", "pin", identity, "base", store=root)
+    named = reference.format(id=identity, short=identity[:10])
+    assert told("store", "cat", named, "d/text", store=root) == f"{SESSION} 3\n"
+
+
+def test_what_lies_in_a_snapshot_is_listed(root: Path, heads: Heads) -> None:
+    rows = asked("store", "ls", f"{SESSION}@3", "d", store=root)
+    assert [(row["name"], row["kind"], row["changed"]) for row in rows] == [
+        ("large", "file", 3),
+        ("same", "file", 3),
+        ("text", "file", 3),
+    ]
+    assert "d/" in told("store", "ls", SESSION, store=root)
+    assert "text" in told("store", "ls", SESSION, "./d/", store=root)
+
+
+def test_a_file_comes_out_byte_for_byte(root: Path, heads: Heads) -> None:
+    done = psf("store", "cat", f"{SESSION}@3", "d/large", store=root)
+    assert done.stdout == SESSION.encode() + LARGE_TAIL
+
+
+def test_a_difference_is_told_path_by_path(root: Path, heads: Heads) -> None:
+    rows = asked("store", "diff", f"{SESSION}@2", f"{SESSION}@3", store=root)
+    assert [(row["path"], row["what"]) for row in rows] == [("d/large", "added"), ("d/text", "changed")]
+    assert told("store", "diff", f"{SESSION}@2", f"{SESSION}@3", store=root) == "+ d/large\n~ d/text\n"
+    told("store", "diff", SESSION, SESSION, "--exit-code", store=root)
+    told("store", "diff", SESSION, OTHER, "--exit-code", store=root, status=1)
+
+
+def test_garbage_is_told_and_then_removed(root: Path, heads: Heads) -> None:
+    store = LocalStore(root)
+    store.heads.drop_unused_since(1e6, is_running=lambda _: False)
+    store.close()
+    dry = asked("store", "gc", "--dry-run", store=root)
+    assert (dry["dry"], dry["large_dropped"]) == (True, 1)
+    assert asked("store", "stats", store=root)["large"] == 2
+    assert "would free" in told("store", "gc", "--dry-run", store=root)
+    wet = asked("store", "gc", store=root)
+    assert (wet["dry"], wet["large_dropped"], wet["packs"] != []) == (False, 1, True)
+    left = asked("store", "stats", store=root)
+    assert (left["sessions"], left["large"]) == (1, 1)
+    assert "freed 0 bytes" in told("store", "gc", store=root)
+    assert told("store", "cat", f"{SESSION}@1", "d/text", store=root) == f"{SESSION} 1\n"
+
+
+def test_a_whole_store_is_clean(root: Path, heads: Heads) -> None:
+    for arguments in ([], ["--fast"], ["--full"], ["--repair"]):
+        assert asked("store", "check", *arguments, store=root)["verdict"] == "clean"
+    assert told("store", "check", store=root).startswith("clean")
+
+
+def test_a_lost_database_is_repaired_and_the_exit_status_says_so(root: Path, heads: Heads) -> None:
+    for path in root.glob("heads.sqlite*"):
+        path.unlink()
+    found = asked("store", "check", "--fast", store=root, status=3)
+    assert found["verdict"] == "repairable"
+    assert len(found["behind"]) == 2
+    assert "--repair" in told("store", "check", store=root, status=3)
+    assert "2 moves" not in told("store", "check", "--repair", store=root, status=3)
+    assert asked("store", "check", store=root)["verdict"] == "clean"
+    assert told("store", "cat", SESSION, "d/text", store=root) == f"{SESSION} 5\n"
+
+
+def test_what_is_lost_is_named_with_session_and_path(root: Path, heads: Heads) -> None:
+    name = blob_id(SESSION.encode() + LARGE_TAIL).hex()
+    (root / "large" / name[:2] / name[2:]).unlink()
+    for arguments in (["--fast"], ["--full"], ["--repair"]):
+        found = asked("store", "check", *arguments, store=root, status=4)
+        assert found["verdict"] == "lost"
+        assert found["broken"] == {SESSION: [f"step 3: d/large: blob {name} is missing"]}
+    text = told("store", "check", store=root, status=4)
+    assert "d/large" in text
+    assert SESSION in text
+
+
+def test_a_session_travels_in_a_bundle(root: Path, heads: Heads, tmp_path: Path) -> None:
+    bundle, target = str(tmp_path / "bundle"), tmp_path / "target"
+    exported = asked("store", "export", SESSION, bundle, store=root)
+    assert (exported["first_move"], exported["last_move"], exported["prerequisites"]) == (1, 6, [])
+    imported = asked("store", "import", bundle, "--tenant", "alice", store=target)
+    assert (imported["session_id"], imported["change"], imported["moves"]) == (SESSION, "created", 6)
+    assert asked("store", "import", bundle, "--tenant", "alice", store=target)["change"] == "unchanged"
+    assert told("store", "cat", SESSION, "d/text", store=target) == f"{SESSION} 5\n"
+    assert told("store", "import", bundle, "--as", "copy", store=target).startswith("session copy created")
+    assert asked("store", "check", store=target)["verdict"] == "clean"
+    piped = psf("store", "export", SESSION, "-", store=root)
+    assert piped.stdout == Path(bundle).read_bytes()
+
+
+def test_the_rest_of_a_session_follows(root: Path, heads: Heads, tmp_path: Path) -> None:
+    first, rest, target = str(tmp_path / "first"), str(tmp_path / "rest"), tmp_path / "target"
+    told("store", "export", SESSION, first, "--until", "4", store=root)
+    asked("store", "import", first, "--tenant", "alice", store=target)
+    whole = asked("store", "export", SESSION, str(tmp_path / "whole"), store=root)
+    part = asked("store", "export", SESSION, rest, "--since", "4", "--have", f"{SESSION}@3", store=root)
+    assert part["objects"] < whole["objects"]
+    assert asked("store", "import", rest, "--tenant", "alice", store=target)["change"] == "extended"
+    assert told("store", "cat", SESSION, "d/text", store=target) == f"{SESSION} 5\n"
+
+
+def test_a_damaged_bundle_changes_nothing(root: Path, heads: Heads, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    told("store", "export", SESSION, str(bundle), store=root)
+    data = bytearray(bundle.read_bytes())
+    data[len(data) // 2] ^= 1
+    bundle.write_bytes(data)
+    assert "refused" in refused("store", "import", str(bundle), "--as", "new", store=root)
+    assert len(asked("store", "ls", store=root)["sessions"]) == 2
+
+
+def test_an_export_that_fails_leaves_no_file(root: Path, heads: Heads, tmp_path: Path) -> None:
+    refused("store", "export", SESSION, str(tmp_path / "bundle"), "--since", "99", store=root)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("stats",), "--store"),
+        (("ls", "nobody"), "--store"),
+        (("check",), "--store"),
+        (("gc",), "--store"),
+    ],
+)
+def test_looking_for_a_store_does_not_make_one(root: Path, arguments: tuple[str, ...], hint: str) -> None:
+    assert hint in refused("store", *arguments, store=root)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("ls", "nobody"), "psf store ls"),
+        (("ls", SESSION, "nowhere"), "nowhere"),
+        (("cat", SESSION, "d"), "no file"),
+        (("cat", SESSION, ""), "no file"),
+        (("cat", f"{SESSION}@77", "d/text"), "history"),
+        (("cat", "nobody@1", "d/text"), "no session"),
+        (("diff", SESSION, "abcdef123"), "no session, pin or snapshot"),
+        (("unpin", "base"), "no pin"),
+        (("import", "/nowhere/at/all"), "No such file"),
+        (("export", "nobody", "/tmp/never"), "no session"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(root: Path, heads: Heads, arguments: tuple[str, ...], hint: str) -> None:
+    assert hint in refused("store", *arguments, store=root)
+
+
+def test_two_depths_of_a_check_make_no_sense(root: Path) -> None:
+    done = psf("store", "check", "--fast", "--full", store=root)
+    assert done.returncode == 2
+    assert b"usage: psf store check" in done.stderr
