@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,13 +101,16 @@ class SqliteHeads:
         self._journal = journal
         self._reading = threading.Lock()
         try:
-            writer = connect(path)
-            _enter_wal(writer)
-            writer.execute("pragma synchronous=full")
-            writer.execute("pragma foreign_keys=on")
-            self._transactions = Transactions(writer)
-            self._transactions.run(_prepare)
-            self._reader = connect(path)
+            with ExitStack() as opened:
+                writer = connect(path)
+                opened.callback(writer.close)
+                _enter_wal(writer)
+                writer.execute("pragma synchronous=full")
+                writer.execute("pragma foreign_keys=on")
+                self._transactions = Transactions(writer)
+                self._transactions.run(_prepare)
+                self._reader = connect(path)
+                opened.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
             raise StoreUnusable(f"the heads database cannot be used: {error}") from None
 

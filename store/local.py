@@ -130,15 +130,21 @@ class LocalStore:
     def _open(self) -> None:
         self._check_format()
         self.root.chmod(PRIVATE_DIRECTORY_MODE)
-        self.objects = PackObjects(self.root, self._files, seal_bytes=self._seal_bytes)
-        journal = PackJournal(self.objects)
-        self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
-        self.leases = FileLeases(self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch)
-        # Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it.
-        if self.objects.find_missing([(Kind.TREE, EMPTY_TREE), (Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID)]):
-            self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
-            self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
-            self.objects.sync()
+        with contextlib.ExitStack() as opened:
+            self.objects = PackObjects(self.root, self._files, seal_bytes=self._seal_bytes)
+            opened.callback(self.objects.close)
+            journal = PackJournal(self.objects)
+            self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
+            opened.callback(self.heads.close)
+            self.leases = FileLeases(
+                self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch
+            )
+            # Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it.
+            if self.objects.find_missing([(Kind.TREE, EMPTY_TREE), (Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID)]):
+                self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
+                self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
+                self.objects.sync()
+            opened.pop_all()
 
     def _check_format(self) -> None:
         path = self.root / "FORMAT"

@@ -49,7 +49,11 @@ class PackObjects:
         self._stale = False
         self._own: PackWriter | None = None
         self._retired: list[PackWriter] = []
-        self._take_over_abandoned()
+        try:
+            self._take_over_abandoned()
+        except BaseException:
+            self.close()
+            raise
 
     # -- Objects ----------------------------------------------------------------------------------------------------
 

@@ -135,3 +135,13 @@ def test_workspaces_lie_in_the_store_and_may_be_lost(tmp_path: Path) -> None:
     assert (tmp_path / "workspaces").is_dir()
     pool.close()
     store.close()
+
+
+@pytest.mark.parametrize("spoilt", ["packs/00000001.open", "heads.sqlite"])
+def test_a_store_that_cannot_be_opened_leaves_no_descriptor_behind(tmp_path: Path, spoilt: str) -> None:
+    LocalStore(tmp_path).close()
+    (tmp_path / spoilt).write_bytes(b"psfpack\x09, not what it was")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StoreUnusable):
+        LocalStore(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
