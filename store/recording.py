@@ -87,6 +87,8 @@ class DiskLog:
         self._count = 0
         self._number(os.stat(folder))
         self._take_in(folder)
+        self.began = len(self.events)
+        """How many events say what was there at the beginning."""
 
     def note(self, fact: object) -> None:
         self.events.append(Note(fact))

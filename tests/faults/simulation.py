@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from store.errors import StoreError
+from store.recording import Event, Note
 from tests.faults.crashing import crash
-from tests.faults.scenes import NOT_CRASHED_TWICE, PLACE, SCENARIOS, Carelessness, Promises, Scenario, going_on, played
+from tests.faults.promises import Promises
+from tests.faults.scenarios import NOT_CRASHED_TWICE, SCENARIOS, Scenario, going_on, look
+from tests.faults.scenes import PLACE, Carelessness, played
 
 STATES_OF_ONE_SCENE = 25
 CRASHED_TWICE = 0.2
@@ -74,7 +77,7 @@ def _simulate_one(
         shutil.copytree(state, live)
     try:
         with played(scenario, live, generator, carelessness) as scene:
-            events, began = list(scene.log.events), scene.began
+            events, began = list(scene.log.events), scene.log.began
             tally.sites |= scene.files.sites
     except StoreError as error:
         tally.add(label, [f"it cannot go on: {error}"])
@@ -82,7 +85,11 @@ def _simulate_one(
     for number in range(states):
         reached = events[: generator.randint(began, len(events))]
         crash(reached, generator, _emptied(state))
-        tally.add(f"{label} {number}", scene.look(state / PLACE, Promises(reached)))
+        tally.add(f"{label} {number}", look(scenario.__name__, state / PLACE, promises(reached)))
+
+
+def promises(events: Sequence[Event]) -> Promises:
+    return Promises(event.fact for event in events if isinstance(event, Note))
 
 
 def _emptied(folder: Path) -> Path:

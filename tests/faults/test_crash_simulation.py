@@ -24,7 +24,8 @@ from store.recording import (
     Write,
 )
 from tests.faults.crashing import crash
-from tests.faults.scenes import SCENARIOS, Carelessness, Scenario, played
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.scenes import Carelessness, played
 from tests.faults.simulation import STATES_OF_ONE_SCENE, quick_folder, simulate
 
 STATES = 2000

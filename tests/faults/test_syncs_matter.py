@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import store
-from tests.faults.scenes import Carelessness, several_sessions, two_processes
+from tests.faults.scenarios import several_sessions, two_processes
+from tests.faults.scenes import Carelessness
 from tests.faults.simulation import Tally, simulate
 
 SEEDS_MAX = 40

@@ -26,7 +26,7 @@ from tests.faults.scenes import EVERYWHERE, Carelessness, Scene
 
 THREADS = 4
 STEPS_OF_EACH = 6
-_READERS = {"head": bytes.fromhex, "name": bytes.fromhex, "kind": Kind}
+_READERS = {"head": bytes.fromhex, "name": bytes.fromhex, "kind": Kind, "aside": int}
 
 
 class CarelessConnection(sqlite3.Connection):
