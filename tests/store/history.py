@@ -15,6 +15,7 @@ from store.testing import move, session
 from store.tree import Entry, EntryKind
 
 LARGE_TAIL = b"x" * LARGE_BYTES
+TENANT = "alice"
 
 
 def begin(store: LocalStore, session_id: str, *, used_at_s: float = 1000.0) -> SnapshotId:
@@ -45,7 +46,7 @@ def step(
     held = lease or store.leases.try_acquire(session_id)
     assert held is not None
     try:
-        head = store.heads.get(session_id, "alice").head
+        head = store.heads.get(session_id, TENANT).head
         number = len(store.heads.log(session_id, before=None, limit=1 << 20))
         snapshot = put_step(store, head, number, files)
         moved = msgspec.structs.replace(move(number, at_s=at_s), to_snapshot=snapshot)
