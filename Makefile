@@ -4,7 +4,7 @@ BIN := .venv/bin
 # What finds more the longer it runs; `make soak` runs it with many more examples, and with what is marked slow.
 SOAKED := tests/properties tests/faults tests/psf/test_session_machine.py tests/executors/test_cancelling.py tests/e2e/test_crash.py
 
-.PHONY: help setup demo test check fmt lint type soak lock clean
+.PHONY: help setup demo test check fmt lint type soak bench lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,14 @@ test: .venv/.stamp ## run the tests
 soak: .venv/.stamp ## run the long batteries
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(SOAKED)
 
+bench: .venv/.bench ## measure the store beside git, restic, borg and tar
+	@$(BIN)/python benchmarks/store.py --full
+
+.venv/.bench: .venv/.stamp benchmarks/requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps --only-binary :all: \
+		-r benchmarks/requirements.lock
+	@touch $@
+
 check: lint type ## everything that can be said without running the tests
 
 lint: .venv/.stamp ## format, lint rules and layers
@@ -40,6 +48,8 @@ fmt: .venv/.stamp ## format the code
 lock: ## choose anew the versions in requirements.lock (needs uv)
 	$(or $(UV),uv) pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --extra dev \
 		--python-version 3.11 pyproject.toml --output-file requirements.lock
+	$(or $(UV),uv) pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header --extra bench \
+		--constraint requirements.lock --python-version 3.11 pyproject.toml --output-file benchmarks/requirements.lock
 
 clean: ## remove what set-up and tests made
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
