@@ -8,7 +8,9 @@ Names are bytes: file systems know no characters, and a name that is not UTF-8 m
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterable
+from itertools import pairwise
 
 import msgspec
 
@@ -118,25 +120,44 @@ def _name(entry: Entry) -> bytes:
 
 
 def _check(tree: Tree) -> None:
+    """Raises DecodeError for what may not stand in a tree. Every tree that is read or written comes by here: no call per entry."""
     if len(tree) > ENTRIES_MAX:
         raise DecodeError(f"a directory holds {len(tree)} entries; at most {ENTRIES_MAX} are kept")
-    previous = b""
+    names = [entry.name for entry in tree]
+    if not (all(map(operator.lt, names, names[1:])) and _are_names(names)):
+        wrong = next(name for before, name in pairwise([b"", *names]) if name <= before or not is_name(name))
+        raise DecodeError(f"directory entry {wrong!r} is out of order, repeated or not a name")
+    misfit = _first_misfit(tree)
+    if misfit is not None:
+        raise DecodeError(f"directory entry {misfit.name!r} has content that does not fit its kind")
+
+
+def _are_names(names: list[bytes]) -> bool:
+    """`is_name` of all of them at once."""
+    if not names:
+        return True
+    joined = b"/".join(names)
+    return (
+        joined.count(b"/") == len(names) - 1
+        and b"\0" not in joined
+        and b"." not in names
+        and b".." not in names
+        and min(map(len, names)) > 0
+        and max(map(len, names)) <= NAME_BYTES_MAX
+    )
+
+
+def _first_misfit(tree: Tree) -> Entry | None:
+    symlink, directory = EntryKind.SYMLINK, EntryKind.DIRECTORY
     for entry in tree:
-        if entry.name <= previous or not is_name(entry.name):
-            raise DecodeError(f"directory entry {entry.name!r} is out of order, repeated or not a name")
-        if not _content_fits(entry):
-            raise DecodeError(f"directory entry {entry.name!r} has content that does not fit its kind")
-        previous = entry.name
-
-
-def _content_fits(entry: Entry) -> bool:
-    if entry.changed < 0 or entry.size_bytes < 0:
-        return False
-    if entry.kind is EntryKind.SYMLINK:
-        return 0 < len(entry.content) <= TARGET_BYTES_MAX and entry.size_bytes == len(entry.content)
-    if entry.kind is EntryKind.DIRECTORY and entry.size_bytes != 0:
-        return False
-    return len(entry.content) == ID_BYTES
+        kind, length = entry.kind, len(entry.content)
+        if kind is symlink:
+            fits = 0 < length <= TARGET_BYTES_MAX and entry.size_bytes == length
+        else:
+            fits = length == ID_BYTES and not (kind is directory and entry.size_bytes)
+        if not fits or entry.changed < 0 or entry.size_bytes < 0:
+            return entry
+    return None
 
 
 EMPTY_TREE_BYTES = encode(())

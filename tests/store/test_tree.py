@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -55,6 +56,13 @@ def test_what_is_no_name_is_refused_both_ways(name: bytes) -> None:
         trees.encode([file(name)])
     with pytest.raises(DecodeError):
         trees.decode(encoded(raw(name)))
+
+
+@pytest.mark.parametrize("name", [b".", b"..", b"b/c", b"/", b"b\0c", b"b" * 256])
+def test_what_is_no_name_is_named_among_those_that_are(name: bytes) -> None:
+    names = sorted([b"!", name, b"zz"])
+    with pytest.raises(DecodeError, match=re.escape(repr(name))):
+        trees.decode(encoded(*map(raw, names)))
 
 
 def test_repeated_names_are_refused_both_ways() -> None:
