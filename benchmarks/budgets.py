@@ -27,7 +27,10 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """A budget and what was seen: the ratio of medians and the ratio of minima."""
+    """A budget and what was seen: the ratio of medians and the ratio of minima.
+
+    `reachable` is the ratio of medians that the floor itself would have had, where a tool is compared with a durable step.
+    """
 
     what: str
     tree: str
@@ -36,6 +39,7 @@ class Verdict(msgspec.Struct):
     at_least: bool
     median: float
     minimum: float
+    reachable: float | None = None
 
     @property
     def met(self) -> bool:
@@ -70,8 +74,15 @@ def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
         ratios = _ratios(budget, asked[0]) if asked else None
         if ratios is not None:
             facts = (budget.what, asked[0].tree, budget.measure, budget.limit, budget.at_least)
-            found.append(Verdict(*facts, *ratios))
+            found.append(Verdict(*facts, *ratios, _reachable(budget, asked[0])))
     return found
+
+
+def _reachable(budget: Budget, answer: Answer) -> float | None:
+    left, floor = answer.series.get(budget.arm), answer.series.get("floor")
+    if not budget.at_least or left is None or floor is None:
+        return None
+    return left.wall_median_s / floor.wall_median_s
 
 
 def _ratios(budget: Budget, answer: Answer) -> tuple[float, float] | None:

@@ -71,7 +71,8 @@ def _lines(title: str, lines: dict[str, list[tuple[float, float]]], ticks: Ticks
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>\n')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>\n' for x, y in places]
-        x, y = (number % 3) * 105, _PANEL_HEIGHT + 38 + (number // 3) * 16
+        across_words = 1 if labels else 3
+        x, y = (number % across_words) * 105, _PANEL_HEIGHT + 38 + (number // across_words) * 16
         parts.append(f'<rect x="{x}" y="{y - 9}" width="10" height="10" fill="{colour}"/>\n')
         parts.append(_text(x + 15, y, labels.get(name, name), "start"))
     return "".join(parts)
@@ -82,7 +83,7 @@ def _step_tools(answer: Answer) -> str:
     names = [name for name in answer.series if name != "psf with its mount"]
     values = sorted((answer.series[name].wall_median_s * 1e3, name) for name in names)
     low, high, grid = _decades([value for value, _ in values])
-    across = _scale([low, high], _PANEL_WIDTH - 95)
+    across = _scale([low, high], _PANEL_WIDTH - 135)
     height = _PANEL_HEIGHT / len(values)
     parts = [_title(f"one-file step by tool, {answer.tree} (ms)")]
     for value in grid:
@@ -95,7 +96,7 @@ def _step_tools(answer: Answer) -> str:
             f'<rect x="95" y="{y + 4:.1f}" width="{across(value):.1f}" height="{height - 8:.1f}" fill="{colour}"/>\n'
         )
         parts.append(_text(88, y + height / 2 + 4, name, "end"))
-        parts.append(_text(min(99 + across(value), _PANEL_WIDTH - 25), y + height / 2 + 4, _number(value), "start"))
+        parts.append(_text(99 + across(value), y + height / 2 + 4, _number(value), "start"))
     return "".join(parts)
 
 

@@ -75,7 +75,8 @@ def _budgets(found: Sequence[Verdict]) -> str:
 
 def _miss(verdict: Verdict) -> str:
     worse = verdict.limit / verdict.median if verdict.at_least else verdict.median / verdict.limit
-    return f"by {worse:.2f}x"
+    reachable = verdict.reachable
+    return f"by {worse:.2f}x" + (f" (the floor itself: {reachable:.0f})" if reachable is not None else "")
 
 
 def _times(answers: Iterable[Answer]) -> str:

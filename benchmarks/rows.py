@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from store.capture import entries_by_name
 from store.edit import FileEdit, put_files
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
+from store.pool import Workspaces
 from store.tree import EntryKind
 from store.workspace import OverlayMount, Workspace
 
@@ -93,7 +95,7 @@ def initial(scene: Scene) -> list[Answer]:
     ]
     arms += [Arm(tool.name, tool.snapshot, before=tool.reset) for tool in scene.tools if not isinstance(tool, PyGit2)]
     rounds = scene.context.rounds(3, 1)
-    answer = scene.ask("initial", "snapshot of a directory that no store has seen", arms, rounds, 150)
+    answer = scene.ask("initial", "snapshot of a directory that no store has seen", arms, rounds, 90)
     for tool in scene.tools:
         if isinstance(tool, PyGit2):  # git's own programs made its first snapshot
             tool.reset()
@@ -134,24 +136,32 @@ def step(scene: Scene) -> list[Answer]:
 
 
 def restore(scene: Scene) -> list[Answer]:
-    subject, target = scene.subject, scene.folder / "restored"
+    """Nothing is removed before the end: ext4 searches long for a new inode where many were freed in the last minute."""
+    subject, folder = scene.subject, scene.folder / "restored"
+    folder.mkdir()
     archive = scene.folder / "source.tar"
     subprocess.run(["tar", "cf", archive, "-C", scene.tree.path, "."], check=True)
+    targets = (folder / f"{number}" for number in count())
+    pools: list[Workspaces] = []
 
-    def empty() -> None:
-        shutil.rmtree(target, ignore_errors=True)
+    def unpack() -> None:
+        target = next(targets)
         target.mkdir()
+        subprocess.run(["tar", "xf", archive, "-C", target], check=True)
 
     arms = [
-        Arm("tar", lambda: subprocess.run(["tar", "xf", archive, "-C", target], check=True), before=empty, after=empty),
-        Arm("psf", lambda: subject.pool.acquire(subject.snapshot().tree), before=subject.cold_pool),
+        Arm("tar", unpack),
+        Arm("psf", lambda: pools[-1].acquire(subject.snapshot().tree), lambda: pools.append(subject.further_pool())),
     ]
-    for tool in scene.tools:
-        forget = partial(tool.forget, target)
-        if not isinstance(tool, PyGit2) and tool.name != "git, synced":
-            arms += [Arm(tool.name, partial(tool.restore, target), forget, forget)]
+    whole = [tool for tool in scene.tools if not isinstance(tool, PyGit2) and tool.name != "git, synced"]
+    arms += [Arm(tool.name, lambda tool=tool: tool.restore(next(targets))) for tool in whole]  # type: ignore[misc]
     what = "the whole tree into an empty directory (what is read lies in the page cache)"
-    answer = scene.ask("restore", what, arms, scene.context.rounds(5, 1), 120)
+    answer = scene.ask("restore", what, arms, scene.context.rounds(3, 1), 60)
+    scene.context.tell("restore: removing")
+    for pool in pools:
+        pool.close()
+    for tool in scene.tools:
+        tool.forget(folder)
     subject.cold_pool()
     return [answer]
 
@@ -217,7 +227,7 @@ def restore_delta(scene: Scene) -> list[Answer]:
     for tool in scene.tools:
         if tool.name == "git":
             tool.forget(target)
-        if not isinstance(tool, Git):  # they restore all of it, so there is time for one only
+        if not isinstance(tool, Git):  # it restores all of it, so there is time for one only
             tool.restore(target)
             answer.series |= scene.ask("restore-delta", what, [Arm(tool.name, partial(theirs, tool))], 1, 1).series
             tool.forget(target)
@@ -248,16 +258,15 @@ def rollback(scene: Scene) -> list[Answer]:
         Arm("psf", roll_back, before=there, after=give_back),
     ]
     what = "the head moved one step back, and a workspace for what it names; no live one holds it"
-    return [scene.ask("rollback", what, arms, scene.context.rounds(8, 2), 30)]
+    return [scene.ask("rollback", what, arms, scene.context.rounds(5, 2), 20)]
 
 
 def fork(scene: Scene) -> list[Answer]:
-    subject, count = scene.subject, [0]
+    subject, serial = scene.subject, count()
 
     def forks(number: int) -> Callable[[], None]:
         def act() -> None:
-            count[0] += number
-            subject.fork([f"{count[0] - index:040d}" for index in range(number)])
+            subject.fork([f"{next(serial):040d}" for _ in range(number)])
 
         return act
 

@@ -23,6 +23,7 @@ from store.files import open_directory
 from store.ids import BlobId, Kind, SnapshotId, TreeId
 from store.interfaces import Move, Session
 from store.local import LocalStore
+from store.pool import Workspaces
 from store.snapshot import EMPTY_SNAPSHOT_ID, Ending, Limits, Outcome, Run, Snapshot, Stage, Stream
 from store.workspace import OverlayMount, Workspace, WorkspaceSettings
 
@@ -73,7 +74,7 @@ class Subject:
         self._target.mkdir()
         self.store = LocalStore(folder / "store")
         self._settings = settings()
-        self.pool = self.store.workspaces(self._settings)
+        self.pool = self.further_pool()
         self._promised: SnapshotId | None = None
         self.new_session(SESSION)
 
@@ -192,7 +193,11 @@ class Subject:
     def cold_pool(self) -> None:
         """Forget every live directory."""
         self.pool.close()
-        self.pool = self.store.workspaces(self._settings)
+        self.pool = self.further_pool()
+
+    def further_pool(self) -> Workspaces:
+        """Another pool on the same store, with no live directory in it."""
+        return self.store.workspaces(self._settings)
 
     @staticmethod
     def _session(session_id: str, head: SnapshotId) -> Session:
