@@ -93,6 +93,10 @@ class FaultyFiles(Files):
         self._step("link")
         super().link(descriptor, path)
 
+    def clone(self, source: int, target: int, length: int) -> bool:
+        self._step("clone")
+        return super().clone(source, target, length)
+
     def copy(self, source: int, target: int, length: int) -> None:
         if self._fails("copy"):
             if self.torn:

@@ -18,6 +18,8 @@ from typing import Protocol
 PRIVATE_DIRECTORY_MODE = 0o700
 IOV_MAX = 1024
 CHUNK_BYTES = 1 << 20
+_FICLONE = 0x40049409
+_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
 
 
 class Owner(Protocol):
@@ -86,6 +88,19 @@ class Files:
             pass
         finally:
             os.close(anchor)
+
+    def clone(self, source: int, target: int, length: int) -> bool:
+        """Make an empty file share the first `length` bytes of another; False where the file system cannot. Holes stay holes."""
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as error:
+            if error.errno not in _CANNOT_CLONE:
+                raise
+            return False
+        if os.fstat(target).st_size < length:
+            raise OSError(errno.EIO, "a file became shorter while it was cloned")
+        os.ftruncate(target, length)
+        return True
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` bytes of a file into an empty one, inside the kernel where it can. Holes stay holes."""

@@ -14,18 +14,29 @@ import msgspec
 from store.ids import BlobId, Kind, SnapshotId
 
 
-class Objects(Protocol):
-    """Immutable objects. Safe to call from many threads."""
-
-    def put(self, kind: Kind, data: bytes) -> bytes:
-        """Store an object and return its id. Idempotent. Readable at once; durable after the next `sync`."""
-        ...
+class BlobFiles(Protocol):
+    """Blobs out of files and into files, however large: none is held in memory that need not be."""
 
     def put_file(self, descriptor: int, size_bytes: int) -> BlobId:
         """Store `size_bytes` read from a regular file's start as a blob. Readable at once; durable after `sync`.
 
         Raises OSError when the file is shorter. What was read is what was hashed, even if the file changes meanwhile.
         """
+        ...
+
+    def write_file(self, blob: BlobId, descriptor: int) -> None:
+        """Write a blob into an empty file that is open for reading and writing, sharing its blocks where that can be.
+
+        Raises ObjectMissing; ObjectDamaged or OSError, and then what the file holds is not the blob.
+        """
+        ...
+
+
+class Objects(BlobFiles, Protocol):
+    """Immutable objects. Safe to call from many threads."""
+
+    def put(self, kind: Kind, data: bytes) -> bytes:
+        """Store an object and return its id. Idempotent. Readable at once; durable after the next `sync`."""
         ...
 
     def get(self, kind: Kind, object_id: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
     large/ab/cdef...    the bytes of a blob of LARGE_BYTES or more, under its id
 
-Each is written to a file without a name, hashed, synced, then linked: a name that is there has all its bytes.
+Each is written to a file without a name, hashed, synced, then linked: a name that is there has all its bytes. Where the file
+system can, a blob shares its blocks with the file it came from and with those it is written to: nothing is copied.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -21,49 +23,63 @@ LARGE_BYTES = 128 << 10
 
 
 class LargeBlobs:
-    """The large blobs of one store folder. Any number of threads and processes."""
+    """The large blobs of one store folder: a `BlobFiles`. Any number of threads and processes."""
 
     def __init__(self, folder: Path, files: Files) -> None:
         self._folder, self._files = folder, files
-        files.ensure_directory(str(folder))
         self._condemned = folder.parent / "condemned"
-        self._known: set[bytes] = set()
+        files.ensure_directory(str(folder))
+        self._lock = threading.Lock()
         self._epoch = 0
-        self._fans_known: set[int] = set()
+        self._named: set[bytes] = set()
+        """Those whose names are known to be durable."""
+        self._fans_named: set[int] = set()
+        self._cannot_share: set[int] = set()
+        """Devices whose files cannot be cloned into this folder."""
 
     def put(self, name: bytes, fill: Callable[[int], None]) -> None:
-        """Store the blob that `fill` writes into a descriptor. Durable on return. Raises OSError when it is not `name`."""
-        if name in self._known:
-            return
+        """Store the blob of this name, which `fill` writes into a descriptor. Durable on return."""
         epoch = self._epoch
-        path = self._path(name)
-        self._files.ensure_directory(str(path.parent))
-        if not path.exists():
+        if not self._stays(name):
             descriptor = self._files.unnamed(str(self._folder))
             try:
                 fill(descriptor)
-                if _hash_file(descriptor, os.fstat(descriptor).st_size) != name:
-                    raise OSError(errno.EIO, "a file changed while it was stored")
-                self._files.sync(descriptor)
-                self._files.link(descriptor, str(path))
+                self._link(descriptor, name)
             finally:
                 os.close(descriptor)
-        # Also for names that were there: another process, or we before a failure, may not have synced the directory.
-        self._files.sync_directory(str(path.parent))
-        if name[0] not in self._fans_known:
-            self._files.sync_directory(str(self._folder))
-            self._fans_known.add(name[0])
-        if epoch == self._epoch:  # else gc may have condemned the blob since we looked
-            self._known.add(name)
+        self._make_name_durable(name, epoch)
 
     def put_file(self, descriptor: int, size_bytes: int) -> BlobId:
-        """Store the first `size_bytes` of a file. Raises OSError when it is shorter, or changes meanwhile."""
+        """Store the first `size_bytes` of a file. Durable on return. Raises OSError when it is shorter, or changes meanwhile."""
         if os.fstat(descriptor).st_size < size_bytes:
             raise OSError(errno.EIO, "a file is shorter than said")
-        name = _hash_file(descriptor, size_bytes)
+        name = self._put_clone(descriptor, size_bytes)
+        if name is None:
+            name = _hash_file(descriptor, size_bytes)
 
-        self.put(name, lambda target: self._files.copy(descriptor, target, size_bytes))
+            def copy(target: int) -> None:
+                self._files.copy(descriptor, target, size_bytes)
+                if _hash_file(target, size_bytes) != name:
+                    raise OSError(errno.EIO, "a file changed while it was stored")
+
+            self.put(name, copy)
         return BlobId(name)
+
+    def write_file(self, name: bytes, descriptor: int) -> bool:
+        """See `BlobFiles.write_file`; False when there is none of this name."""
+        source = self._open(name)
+        if source is None:
+            return False
+        try:
+            size_bytes = os.fstat(source).st_size
+            if not self._files.clone(source, descriptor, size_bytes):
+                self._files.copy(source, descriptor, size_bytes)
+        finally:
+            os.close(source)
+        # What was written, not what was read: its pages are also those that are wanted next.
+        if _hash_file(descriptor, size_bytes) != name:
+            raise _damaged(name)
+        return True
 
     def read(self, name: bytes) -> bytes | None:
         """The blob's bytes, None when there is none of this name. Raises ObjectDamaged."""
@@ -71,7 +87,7 @@ class LargeBlobs:
         if data is None:
             return None
         if object_id(Kind.BLOB, data) != name:
-            raise ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
+            raise _damaged(name)
         return data
 
     def has(self, name: bytes) -> bool:
@@ -80,9 +96,10 @@ class LargeBlobs:
     # -- for gc ---------------------------------------------------------------------------------------------------------
 
     def enter_epoch(self, epoch: int) -> None:
-        """Forget which blobs are known to be there: gc may have condemned them."""
-        self._epoch = epoch
-        self._known.clear()
+        """Forget which names are known to be durable: gc may have taken them away, and somebody put them again."""
+        with self._lock:
+            self._epoch = epoch
+            self._named.clear()
 
     def condemn(self, names: Collection[bytes]) -> None:
         """Put blobs where they are read, but where no writer finds them: whoever puts one of them again writes it again."""
@@ -122,6 +139,16 @@ class LargeBlobs:
                 return path.read_bytes()
         return None
 
+    def _open(self, name: bytes) -> int | None:
+        for path in self._paths(name):
+            with contextlib.suppress(FileNotFoundError):
+                return self._files.open(str(path), os.O_RDONLY)
+        return None
+
+    def _stays(self, name: bytes) -> bool:
+        """Whether the blob is there and not condemned: then it need not be written again."""
+        return self._path(name).exists()
+
     def _move(self, names: Collection[bytes], source: Callable[[bytes], Path], target: Callable[[bytes], Path]) -> None:
         """Rename blobs. Folders are durable before anything is in them; whether a rename is does not matter."""
         for folder in sorted({target(name).parent for name in names}):
@@ -136,6 +163,43 @@ class LargeBlobs:
     def _paths(self, name: bytes) -> tuple[Path, ...]:
         """Where a blob may be. The first place once more, since gc may bring it back while we look."""
         return self._path(name), self._condemned_path(name), self._path(name)
+
+    def _put_clone(self, source: int, size_bytes: int) -> bytes | None:
+        """Store a file by sharing its blocks, hashed once; None where that cannot be."""
+        device = os.fstat(source).st_dev
+        if device in self._cannot_share:
+            return None
+        epoch = self._epoch
+        clone = self._files.unnamed(str(self._folder))
+        try:
+            if not self._files.clone(source, clone, size_bytes):
+                self._cannot_share.add(device)
+                return None
+            name = _hash_file(clone, size_bytes)
+            if not self._stays(name):
+                self._link(clone, name)
+        finally:
+            os.close(clone)
+        self._make_name_durable(name, epoch)
+        return name
+
+    def _link(self, descriptor: int, name: bytes) -> None:
+        path = self._path(name)
+        self._files.ensure_directory(str(path.parent))
+        self._files.sync(descriptor)
+        self._files.link(descriptor, str(path))
+
+    def _make_name_durable(self, name: bytes, epoch: int) -> None:
+        """Also for names that were there: another process, or we before a failure, may not have synced the directory."""
+        if name in self._named:
+            return
+        self._files.sync_directory(str(self._path(name).parent))
+        if name[0] not in self._fans_named:
+            self._files.sync_directory(str(self._folder))
+            self._fans_named.add(name[0])
+        with self._lock:
+            if epoch == self._epoch:  # else the name may be another by now
+                self._named.add(name)
 
     def _path(self, name: bytes) -> Path:
         return _below(self._folder, name)
@@ -154,6 +218,10 @@ def _names(folder: Path) -> Iterator[bytes]:
         for fan in folder.iterdir():
             for file in fan.iterdir():
                 yield bytes.fromhex(fan.name + file.name)
+
+
+def _damaged(name: bytes) -> ObjectDamaged:
+    return ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
 
 
 def _hash_file(descriptor: int, size_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import msgspec
 
 from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing, WriterFenced
-from store.files import read_exactly
+from store.files import Files, read_exactly
 from store.ids import BlobId, Kind, SnapshotId, object_id
 from store.interfaces import Lease, Move, Moved, Pin, Session
 from store.moves import refuse_other_end
@@ -32,6 +32,9 @@ class MemoryObjects:
         if len(data) < size_bytes:
             raise OSError(errno.EIO, "a file is shorter than said")
         return BlobId(self.put(Kind.BLOB, data))
+
+    def write_file(self, blob: BlobId, descriptor: int) -> None:
+        Files().write(descriptor, self.get(Kind.BLOB, blob))
 
     def get(self, kind: Kind, object_id: bytes) -> bytes:
         try:

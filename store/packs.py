@@ -81,6 +81,11 @@ class PackObjects:
             return BlobId(self.put(Kind.BLOB, data))
         return self.large.put_file(descriptor, size_bytes)
 
+    def write_file(self, blob: BlobId, descriptor: int) -> None:
+        data = self._pending.get((Kind.BLOB, blob)) or self._read_somewhere((Kind.BLOB, blob))
+        if data is not None or not self.large.write_file(blob, descriptor):
+            self._files.write(descriptor, data if data is not None else self.get(Kind.BLOB, blob))
+
     def get(self, kind: Kind, object_id: bytes) -> bytes:
         name = (kind, object_id)
         pending = self._pending.get(name)

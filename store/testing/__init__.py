@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing
-from store.ids import Kind, SnapshotId, object_id
+from store.ids import BlobId, Kind, SnapshotId, blob_id, object_id
 from store.interfaces import Heads, HeadSweeper, Leases, Move, Objects, Session
 
 THREADS = 8
@@ -149,6 +149,21 @@ class ObjectsContract:
             objects.put_file(descriptor, size + 1)
         with pytest.raises(ObjectMissing):
             objects.get(Kind.BLOB, object_id(Kind.BLOB, data))
+
+    @pytest.mark.parametrize("size", [0, 10, LARGE_BYTES])
+    @pytest.mark.parametrize("synced", [False, True], ids=["pending", "synced"])
+    def test_a_blob_is_written_into_a_file_whole(self, objects: Objects, size: int, synced: bool) -> None:
+        data = os.urandom(size)
+        name = BlobId(objects.put(Kind.BLOB, data))
+        if synced:
+            objects.sync()
+        with file_of(b"") as descriptor:
+            objects.write_file(name, descriptor)
+            assert os.pread(descriptor, size + 1, 0) == data
+
+    def test_a_blob_that_is_missing_is_written_into_no_file(self, objects: Objects) -> None:
+        with file_of(b"") as descriptor, pytest.raises(ObjectMissing):
+            objects.write_file(blob_id(b"never put"), descriptor)
 
     def test_everything_put_is_there_after_a_sync(self, objects: Objects) -> None:
         names = {objects.put(Kind.BLOB, b"%d" % number): b"%d" % number for number in range(300)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
 from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files
-from store.ids import Kind, blob_id
+from store.ids import BlobId, Kind, blob_id
 from store.large import LARGE_BYTES
 from store.packs import PackObjects
 from store.records import PACK_HEADER, RECORD
@@ -125,6 +126,9 @@ def test_damage_to_a_large_blob_is_an_error_that_names_it(tmp_path: Path) -> Non
         path.write_bytes(damaged)
         with pytest.raises(ObjectDamaged) as caught:
             store.get(Kind.BLOB, name)
+        assert caught.value.object_id == name.hex()
+        with TemporaryFile() as file, pytest.raises(ObjectDamaged) as caught:
+            store.write_file(BlobId(name), file.fileno())
         assert caught.value.object_id == name.hex()
     path.unlink()
     with pytest.raises(ObjectMissing):
