@@ -21,12 +21,12 @@ from store.edit import FileEdit, place_file, put_files
 from store.files import Files, Owner, open_directory
 from store.ids import TreeId
 from store.interfaces import Objects
+from store.known import KnownTrees
 from store.pool import Workspaces
 from store.snapshot import LeftOut
 from store.tree import logical_time_s
 from store.view import (
     DirectoryView,
-    KnownTrees,
     Patience,
     Regular,
     TooFar,

@@ -23,10 +23,11 @@ from psf.references import resolve, resolve_session
 from psf.sweeper import describe, patience
 from store import bundle_export, bundle_import
 from store import diff as differences
-from store.capture import find_entry, load_tree
+from store.capture import load_tree
 from store.check import CheckReport
 from store.ids import Kind, TreeId
 from store.interfaces import Lease, Pin
+from store.known import KnownTrees
 from store.local import LocalStore
 from store.snapshot import decode
 from store.stats import stats as count
@@ -129,7 +130,7 @@ def ls(parsed: argparse.Namespace) -> int:
 def cat(parsed: argparse.Namespace) -> int:
     with _opened(parsed) as store:
         parts = _parts(parsed.path)
-        entry = find_entry(_entries(store), _root_tree(store, parsed.reference), parts) if parts else None
+        entry = KnownTrees(store.objects).find(_root_tree(store, parsed.reference), parts) if parts else None
         if entry is None or not entry.is_file:
             raise NotThere(
                 f"{parsed.path!r} is no file of {parsed.reference}; `psf store ls {parsed.reference}` lists it"
@@ -221,15 +222,11 @@ def _tree_at(store: LocalStore, reference: str, parts: tuple[bytes, ...]) -> Tre
     root = _root_tree(store, reference)
     if not parts:
         return root
-    entry = find_entry(_entries(store), root, parts)
+    entry = KnownTrees(store.objects).find(root, parts)
     if entry is None or entry.kind is not EntryKind.DIRECTORY:
         name = b"/".join(parts).decode(errors="backslashreplace")
         raise NotThere(f"{name!r} is no directory of {reference}")
     return TreeId(entry.content)
-
-
-def _entries(store: LocalStore) -> Callable[[TreeId], dict[bytes, Any]]:
-    return lambda tree: {entry.name: entry for entry in load_tree(store.objects, tree)}
 
 
 def _parts(path: str) -> tuple[bytes, ...]:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import msgspec
 
@@ -22,15 +22,19 @@ from store import tree as trees
 from store.files import open_directory
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
+from store.known import KnownTrees
 from store.snapshot import LeftOut
-from store.tree import Entry, EntryKind, Tree
+from store.tree import Entry, EntryKind, Tree, directory_tree
 
 RESERVED_PREFIX = b"_psf_"
 DEPTH_MAX = 256
 LEFT_OUT_MAX = 100
 
 Path = tuple[bytes, ...]
+Entries = Mapping[bytes, Entry]
 StatKey = tuple[int, int, int, int, int]
+CTIME_NS = 3
+"""Where in a stat key the time of the last change stands: the one that no program can set."""
 
 
 class CaptureLimits(msgspec.Struct, frozen=True):
@@ -67,18 +71,8 @@ def entries_by_name(objects: Objects, tree: TreeId) -> dict[bytes, Entry]:
     return {entry.name: entry for entry in load_tree(objects, tree)}
 
 
-def find_entry(entries: Callable[[TreeId], Mapping[bytes, Entry]], root: TreeId, path: Path) -> Entry | None:
-    """The entry at `path` below `root`, following no symlink; None when there is none. `entries` reads one tree."""
-    entry: Entry | None = None
-    tree: TreeId | None = root
-    for name in path:
-        entry = entries(tree).get(name) if tree is not None else None
-        tree = directory_tree(entry)
-    return entry
-
-
 def lower_tree(
-    objects: Objects, root: TreeId, descriptor: int, name: bytes, below: dict[bytes, Entry], attribute_prefix: str
+    known: KnownTrees, root: TreeId, descriptor: int, name: bytes, below: Entries, attribute_prefix: str
 ) -> tuple[TreeId | None, bool]:
     """The tree that the upper directory `name` is laid over, and whether it was renamed from elsewhere.
 
@@ -91,15 +85,15 @@ def lower_tree(
         return directory_tree(below.get(name)), False
     if origin.startswith(b"/"):
         place = tuple(origin.strip(b"/").split(b"/"))
-        return directory_tree(find_entry(partial(entries_by_name, objects), root, place)), True
+        return directory_tree(known.find(root, place)), True
     return directory_tree(below.get(origin)), True
 
 
 class Capture:
     """One reading of one directory. `number` is the step's; changed entries get it as their `changed`."""
 
-    def __init__(self, objects: Objects, previous: TreeId, number: int, limits: CaptureLimits) -> None:
-        self._objects, self._previous, self._number, self._limits = objects, previous, number, limits
+    def __init__(self, known: KnownTrees, previous: TreeId, number: int, limits: CaptureLimits) -> None:
+        self._known, self._previous, self._number, self._limits = known, previous, number, limits
         self._left_out: list[LeftOut] = []
         self._left_out_count = self._entries = self._bytes = 0
         self._read: dict[Path, Entry] = {}
@@ -126,23 +120,55 @@ class Capture:
     def _directory(self, descriptor: int, path: Path, lower: TreeId | None, before: TreeId | None) -> TreeId:
         """The tree of one directory: what `lower` holds, changed by what lies in `descriptor`.
 
-        `before` is the tree that stood at this path, from which unchanged entries keep their `changed`.
+        `before` is the tree that stood at this path, from which unchanged entries keep their `changed`. Where nothing was
+        written no tree is read, and where nothing changed none is put.
         """
-        below = entries_by_name(self._objects, lower) if lower else {}
-        previous = entries_by_name(self._objects, before) if before else {}
+        with os.scandir(descriptor) as items:
+            present = self._present(items, path)
+            first = next(present, None)
+            if first is None and lower is not None:
+                return lower
+            below = self._known.entries(lower) if lower else {}
+            previous = self._known.entries(before) if before else {}
+            names = self._bounded(chain([first] if first else (), present), below, previous)
         entries = dict(below)
-        for item in _sorted_scan(descriptor):
-            name = os.fsencode(item.name)
-            if not path and name.startswith(RESERVED_PREFIX):
-                continue
+        for name in names:
             entry = self._entry(descriptor, (*path, name), below, previous.get(name))
             if entry is None:
                 entries.pop(name, None)
                 continue
             entries[name] = self._read[*path, name] = _settled(entry, previous.get(name))
-        return put_tree(self._objects, entries.values())
+        if before is not None and entries == previous:
+            return before
+        return self._known.put(entries.values())
 
-    def _entry(self, parent: int, path: Path, below: dict[bytes, Entry], before: Entry | None) -> Entry | None:
+    @staticmethod
+    def _present(items: Iterable[os.DirEntry[str]], path: Path) -> Iterator[bytes]:
+        names = (os.fsencode(item.name) for item in items)
+        return names if path else (name for name in names if not name.startswith(RESERVED_PREFIX))
+
+    def _bounded(self, names: Iterable[bytes], below: Entries, previous: Entries) -> list[bytes]:
+        """The names to look at, in order: all that were there before, and of the new ones the first that there is room for.
+
+        However many there are, few more are held. Some that there is no room for are among them, to be named as left out.
+        """
+        bound = max(0, self._limits.entries - self._entries) + LEFT_OUT_MAX
+        old, new, total = [], list[bytes](), 0
+        for name in names:
+            if name in below or name in previous:
+                old.append(name)
+                continue
+            new.append(name)
+            total += 1
+            if len(new) > 2 * bound:
+                new.sort()
+                del new[bound:]
+        new.sort()
+        del new[bound:]
+        self._left_out_count += total - len(new)
+        return sorted(old + new)
+
+    def _entry(self, parent: int, path: Path, below: Entries, before: Entry | None) -> Entry | None:
         status = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
         mode = status.st_mode
         if self._attribute and stat.S_ISCHR(mode) and status.st_rdev == 0:
@@ -179,13 +205,13 @@ class Capture:
             self._bytes += status.st_size
             if self._bytes > self._limits.total_bytes:
                 return self._leave_out(path, f"more than {self._limits.total_bytes} changed bytes", "disk")
-            blob = self._objects.put_file(descriptor, status.st_size)
+            blob = self._known.objects.put_file(descriptor, status.st_size)
         finally:
             os.close(descriptor)
         kind = EntryKind.EXECUTABLE if status.st_mode & stat.S_IXUSR else EntryKind.FILE
         return Entry(path[-1], kind, blob, status.st_size, self._number)
 
-    def _subdirectory(self, parent: int, path: Path, below: dict[bytes, Entry], before: Entry | None) -> Entry | None:
+    def _subdirectory(self, parent: int, path: Path, below: Entries, before: Entry | None) -> Entry | None:
         if len(path) > DEPTH_MAX:
             return self._leave_out(path, f"deeper than {DEPTH_MAX} directories")
         descriptor = open_directory(path[-1], parent)
@@ -197,13 +223,11 @@ class Capture:
             os.close(descriptor)
         return Entry(path[-1], EntryKind.DIRECTORY, tree, 0, self._number)
 
-    def _lower_tree(
-        self, descriptor: int, path: Path, below: dict[bytes, Entry], previous: TreeId | None
-    ) -> TreeId | None:
+    def _lower_tree(self, descriptor: int, path: Path, below: Entries, previous: TreeId | None) -> TreeId | None:
         """The tree that an upper directory is laid over: none when opaque, elsewhere when it was renamed."""
         if self._attribute is None:
             return None
-        source, renamed = lower_tree(self._objects, self._previous, descriptor, path[-1], below, self._attribute)
+        source, renamed = lower_tree(self._known, self._previous, descriptor, path[-1], below, self._attribute)
         return self._restamped(source, previous, path) if source and renamed else source
 
     def _restamped(self, tree: TreeId, before: TreeId | None, path: Path) -> TreeId:
@@ -212,9 +236,9 @@ class Capture:
         `changed` belongs to a path, so that the same step gives the same tree where the kernel can rename directories
         and where it cannot.
         """
-        previous = entries_by_name(self._objects, before) if before else {}
+        previous = self._known.entries(before) if before else {}
         entries = []
-        for entry in load_tree(self._objects, tree):
+        for entry in self._known.entries(tree).values():
             old = previous.get(entry.name)
             inner = (*path, entry.name)
             if entry.kind is EntryKind.DIRECTORY:
@@ -227,7 +251,7 @@ class Capture:
                 content = entry.content
             stamped = Entry(entry.name, entry.kind, content, entry.size_bytes, self._number)
             entries.append(_settled(stamped, old))
-        return put_tree(self._objects, entries)
+        return self._known.put(entries)
 
     def _leave_out(self, path: Path, reason: str, hit: str | None = None) -> Entry | None:
         """Note a path that is not kept; returns no entry, so that a caller can end with it."""
@@ -263,15 +287,6 @@ def _settled(entry: Entry, before: Entry | None) -> Entry:
 
 def _target(directory: int, name: bytes) -> bytes:
     return os.fsencode(os.readlink(name, dir_fd=directory))
-
-
-def _sorted_scan(descriptor: int) -> list[os.DirEntry[str]]:
-    with os.scandir(descriptor) as entries:
-        return sorted(entries, key=lambda entry: os.fsencode(entry.name))
-
-
-def directory_tree(entry: Entry | None) -> TreeId | None:
-    return trees.entry_tree(entry) if entry is not None and entry.kind is EntryKind.DIRECTORY else None
 
 
 def _attribute(descriptor: int, name: str) -> bytes | None:

@@ -1,53 +1,73 @@
-"""The pool of live workspaces and of whole trees they stand on.
+"""The pool of live workspaces: which one a step gets, what is kept, and what goes when there is too much.
 
-workspaces/.lock             held while a process sweeps and makes its own folder
-workspaces/<instance>/lock   flocked as long as its process lives; without that the folder is swept at the next start
-workspaces/<instance>/...    bases and workspaces (store.workspace)
+workspaces/<instance>/bases     whole trees (store.bases)
+workspaces/<instance>/<n>       workspaces (store.workspace)
+workspaces/<instance>/removed   what was given up, until it is gone (store.remover)
+
+A step gets, in this order: an idle workspace that holds its tree; a new one on the base that is its tree; whatever is nearest,
+brought to the tree by what differs (docs/adr/0008); a new base.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
+import itertools
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
-from store import files as files_module
+from store.bases import Base, Bases
 from store.capture import Captured
-from store.delta import Delta
+from store.distance import Distances, weight
 from store.errors import StoreError
-from store.files import Files, open_directory
+from store.files import Files
 from store.ids import TreeId
+from store.instances import REMOVED, make_instance, remove_instance
 from store.interfaces import Objects
-from store.tree import EMPTY_TREE
+from store.known import KnownTrees
+from store.remover import Remover
+from store.usage import Usage
 from store.workspace import CopiedWorkspace, OverlayWorkspace, Workspace, WorkspaceSettings
 
-IDLE_WORKSPACES_MAX = 256
-IDLE_BASES_MAX = 32
+KNOWN_ENTRIES_MAX = 200_000
+NEAR_MAX = 4
+"""How many workspaces, and how many bases, are looked at for the nearest."""
+NEAR_SHARE = 8
+"""What is further than one in so many of what is there is not near: then all is made anew, and can be shared."""
+TAKEN_COST = 16
+"""What taking a workspace counts beside a base that is shared: whoever brought it where it is may come back."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Idle(NamedTuple):
+    workspace: Workspace
+    usage: Usage
+    used_at: int
 
 
 class Workspaces:
-    """The pool of one process. Idle workspaces and bases are bounded; the least recently used go first."""
+    """The pool of one process. What is idle is bounded (`WorkspaceSettings.idle`); the least recently used goes first."""
 
     def __init__(self, root: Path, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
-        self._objects, self._files, self._settings = objects, files, settings
-        self._root, self._lock_descriptor = _make_instance(root, files)
-        self._bases = self._root / "bases"
-        self._bases.mkdir()
+        self._known = KnownTrees(objects, KNOWN_ENTRIES_MAX)
+        self._files, self._settings = files, settings
+        self._root, self._lock_descriptor = make_instance(root, files)
+        self._remover = Remover(self._root / REMOVED, files)
+        self._bases = Bases(self._root / "bases", self._known, files, settings, self._remover)
         self._state = threading.Lock()
-        self._building: dict[TreeId, threading.Lock] = {}
-        self._idle: OrderedDict[str, Workspace] = OrderedDict()
-        self._base_users: OrderedDict[TreeId, int] = OrderedDict()
-        self._base_of: dict[str, TreeId] = {}
-        self._count = 0
+        self._idle: OrderedDict[str, _Idle] = OrderedDict()
+        self._idle_usage = Usage()
+        self._base_of: dict[str, Base] = {}
+        self._numbers = itertools.count(1)
 
     def acquire(self, tree: TreeId) -> Workspace:
         """A prepared workspace that holds `tree`, the caller's alone until `release` or `discard`.
 
         Raises ObjectMissing or ObjectDamaged when the tree cannot be read, OSError when it cannot be written.
         """
-        workspace = self._take(tree) or self._build(tree)
+        workspace = self._take_holding(tree) or self._make(tree)
         try:
             workspace.prepare()
         except BaseException:
@@ -59,149 +79,164 @@ class Workspaces:
         """Give back a workspace after its run, to be found again under `tree`."""
         try:
             kept = workspace.settle(tree, captured)
-        except (OSError, StoreError):
+        except (OSError, StoreError) as error:
+            _log.warning("a workspace cannot be kept, and its tree will be made anew: %s", error)
             kept = False
         if not kept:
             self.discard(workspace)
             return
         with self._state:
-            self._idle[workspace.folder.name] = workspace
-            surplus = [self._idle.popitem(last=False)[1] for _ in range(len(self._idle) - IDLE_WORKSPACES_MAX)]
-        for old in surplus:
-            self.discard(old)
+            usage = workspace.usage
+            self._idle[workspace.folder.name] = _Idle(workspace, usage, next(self._numbers))
+            self._idle_usage += usage
+            self._drop_surplus()
 
     def discard(self, workspace: Workspace) -> None:
-        """Remove a workspace whose state is not known or not wanted."""
-        self._discard_folder(workspace.folder)
-
-    def _discard_folder(self, folder: Path) -> None:
-        self._remove(folder)
+        """Give up a workspace whose state is not known or not wanted."""
         with self._state:
-            base = self._base_of.pop(folder.name, None)
-            if base is not None:
-                self._base_users[base] -= 1
-            unused = [tree for tree, users in self._base_users.items() if not users]
-            surplus = unused[: max(0, len(unused) - IDLE_BASES_MAX)]
-            for tree in surplus:
-                del self._base_users[tree]
-                aside = self._bases / f".removed-{tree.hex()}-{self._next()}"
-                os.rename(self._bases / tree.hex(), aside)
-        for tree in surplus:
-            for aside in self._bases.glob(f".removed-{tree.hex()}-*"):
-                self._remove(aside)
+            self._give_up(workspace.folder)
+            self._drop_surplus()
+
+    def usage(self) -> Usage:
+        """What idle workspaces and all bases take up on disk, about."""
+        with self._state:
+            return self._idle_usage + self._bases.usage
+
+    def wait_for_removal(self) -> None:
+        """Return when all that was given up before the call is gone from the disk."""
+        self._remover.wait()
 
     def close(self) -> None:
-        self._remove(self._root)
-        os.close(self._lock_descriptor)
+        """Remove everything. Workspaces that are held are gone with it."""
+        self._remover.close()
+        remove_instance(self._root, self._lock_descriptor, self._files)
 
-    def _take(self, tree: TreeId) -> Workspace | None:
+    # -- finding one ------------------------------------------------------------------------------------------------
+
+    def _take_holding(self, tree: TreeId) -> Workspace | None:
         with self._state:
-            for name in reversed(self._idle):
-                if self._idle[name].tree == tree:
-                    workspace = self._idle.pop(name)
-                    workspace.warm = True
-                    return workspace
+            for idle in reversed(self._idle.values()):
+                if idle.workspace.tree == tree:
+                    return self._take(idle.workspace)
         return None
 
-    def _build(self, tree: TreeId) -> Workspace:
-        with self._state:
-            folder = self._root / f"{self._next()}"
-        self._files.make_directory(str(folder))
-        try:
-            if self._settings.kind == "copy":
-                return CopiedWorkspace(folder, tree, self._objects, self._files, self._settings)
-            base = self._hold_base(tree, folder.name)
-            return OverlayWorkspace(folder, base, tree, self._objects, self._files, self._settings)
-        except BaseException:
-            self._discard_folder(folder)
-            raise
+    def _take(self, workspace: Workspace) -> Workspace | None:
+        """An idle workspace out of the pool, None when it is no longer there; the caller holds the lock."""
+        found = self._idle.pop(workspace.folder.name, None)
+        if found is None:
+            return None
+        self._idle_usage -= found.usage
+        workspace.warm = True
+        return workspace
 
-    def _hold_base(self, tree: TreeId, user: str) -> Path:
-        """The folder of a whole tree, materialized once: built aside and renamed in, so that it is never seen half-made."""
-        path = self._bases / tree.hex()
-        while True:
+    def _make(self, tree: TreeId) -> Workspace:
+        base = self._bases.hold_known(tree, next(self._numbers)) if self._settings.kind == "overlay" else None
+        if base is None:
+            near = self._nearest(tree)
+            if near is not None:
+                return near
+            if self._settings.kind == "overlay":
+                base = self._bases.hold(tree, next(self._numbers))
+        return self._new(tree, base)
+
+    def _nearest(self, tree: TreeId) -> Workspace | None:
+        """A workspace brought to `tree` from what is nearest, a base or an idle workspace that once held it; None when
+        nothing is near.
+        """
+        with self._state:
+            idle = [idle for idle in reversed(self._idle.values()) if tree in idle.workspace.held][:NEAR_MAX]
+            wholes = [item.usage + self._base_usage(item.workspace) for item in idle]
+        distances, starts = Distances(self._known, tree), list[tuple[int, Workspace | Base]]()
+        for item, whole in zip(idle, wholes, strict=True):
+            distance = distances.measure(item.workspace.tree, weight(whole) // NEAR_SHARE)
+            if distance is not None:
+                starts.append((distance + TAKEN_COST, item.workspace))
+        for base in self._bases.recent(NEAR_MAX):
+            distance = distances.measure(base.tree, weight(base.usage) // NEAR_SHARE)
+            if distance is not None:
+                starts.append((distance, base))
+        for _, start in sorted(starts, key=lambda item: item[0]):
+            moved = self._moved(start, tree)
+            if moved is not None:
+                return moved
+        return None
+
+    def _moved(self, start: Workspace | Base, tree: TreeId) -> Workspace | None:
+        """A workspace that holds `tree`, made from `start`; None when that is gone meanwhile, or cannot be done."""
+        workspace: Workspace | None = None
+        moved = False
+        try:
+            workspace = self._started(start)
+            moved = workspace is not None and workspace.move(tree)
+        except (OSError, StoreError) as error:
+            _log.warning("a workspace cannot be brought to another tree, which will be made anew: %s", error)
+        finally:
+            if workspace is not None and not moved:
+                self.discard(workspace)
+        return workspace if moved else None
+
+    def _started(self, start: Workspace | Base) -> Workspace | None:
+        if isinstance(start, Base):
+            base = self._bases.hold_known(start.tree, next(self._numbers))
+            return self._new(start.tree, base) if base is not None else None
+        with self._state:
+            return self._take(start)
+
+    def _base_usage(self, workspace: Workspace) -> Usage:
+        base = self._base_of.get(workspace.folder.name)
+        return base.usage if base is not None else Usage()
+
+    def _new(self, tree: TreeId, base: Base | None) -> Workspace:
+        """A new workspace: on `base`, which is held for it, or a copy."""
+        folder = self._root / f"{next(self._numbers)}"
+        if base is not None:
             with self._state:
-                building = self._building.setdefault(tree, threading.Lock())
-            with building:
-                with self._state:
-                    if self._building.get(tree) is not building:
-                        continue  # whoever built it has ended; it may be gone again
-                    known = tree in self._base_users
-                    if known:
-                        self._count_user(tree, user)
-                try:
-                    if not known:
-                        self._build_base(tree, path)
-                        with self._state:
-                            self._count_user(tree, user)
-                finally:
-                    with self._state:
-                        del self._building[tree]
-            return path
-
-    def _count_user(self, tree: TreeId, user: str) -> None:
-        self._base_users[tree] = self._base_users.get(tree, 0) + 1
-        self._base_users.move_to_end(tree)
-        self._base_of[user] = tree
-
-    def _build_base(self, tree: TreeId, path: Path) -> None:
-        with self._state:
-            aside = self._bases / f".building-{self._next()}"
-        aside.mkdir(mode=0o755)
+                self._base_of[folder.name] = base
         try:
-            if tree != EMPTY_TREE:
-                directory = open_directory(str(aside))
-                try:
-                    settings = self._settings
-                    Delta(self._objects, self._files, settings.owner, settings.attribute_prefix).materialize(
-                        tree, directory
-                    )
-                finally:
-                    os.close(directory)
-            os.rename(aside, path)
+            self._files.make_directory(str(folder))
+            if base is None:
+                return CopiedWorkspace(folder, tree, self._known, self._files, self._settings)
+            return OverlayWorkspace(
+                folder, base.folder, base.tree, self._known, self._files, self._settings, self._remover
+            )
         except BaseException:
-            self._remove(aside)
+            with self._state:
+                self._give_up(folder)
             raise
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
+    # -- giving up; the caller holds the lock -----------------------------------------------------------------------
 
-    def _remove(self, path: Path) -> None:
-        if path.exists():
-            self._files.remove_tree(os.fsencode(path))
+    def _give_up(self, folder: Path) -> None:
+        if folder.exists():
+            self._remover.remove(folder)
+        base = self._base_of.pop(folder.name, None)
+        if base is not None:
+            self._bases.let_go(base)
 
+    def _drop_surplus(self) -> None:
+        """Drop what was used longest ago until what is kept fits, or nothing idle is left."""
+        limits = self._settings.idle
+        while len(self._idle) > limits.workspaces:
+            self._drop_oldest()
+        unused = self._bases.unused()
+        for base in unused[: max(0, len(unused) - limits.bases)]:
+            self._bases.drop(base)
+        while self._is_too_much():
+            unused = self._bases.unused()
+            oldest = next(iter(self._idle.values()), None)
+            if unused and (oldest is None or unused[0].used_at < oldest.used_at):
+                if not self._bases.drop(unused[0]):
+                    return
+            elif oldest is not None:
+                self._drop_oldest()
+            else:
+                return
 
-def _make_instance(root: Path, files: Files) -> tuple[Path, int]:
-    """A new folder of this process, and the descriptor whose lock says that the process lives."""
-    root.mkdir(parents=True, exist_ok=True)
-    turn = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        files_module.lock(turn, wait=True)
-        _sweep(root, files)
-        path = root / secrets.token_hex(8)
-        path.mkdir(mode=0o700)
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        files_module.lock(descriptor, wait=False)
-    finally:
-        os.close(turn)
-    return path, descriptor
+    def _is_too_much(self) -> bool:
+        kept, limits = self._idle_usage + self._bases.usage, self._settings.idle
+        return kept.disk_bytes > limits.disk_bytes or kept.inodes > limits.inodes
 
-
-def _sweep(root: Path, files: Files) -> None:
-    """Remove what processes that are gone have left; the caller has the turn."""
-    for folder in root.iterdir():
-        if folder.name == ".lock" or _is_alive(folder / "lock"):
-            continue
-        files.remove_tree(os.fsencode(folder))
-
-
-def _is_alive(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not files_module.lock(descriptor, wait=False)
-    finally:
-        os.close(descriptor)
+    def _drop_oldest(self) -> None:
+        workspace = next(iter(self._idle.values())).workspace
+        self._take(workspace)
+        self._give_up(workspace.folder)

@@ -100,6 +100,11 @@ def entry_tree(entry: Entry) -> TreeId:
     return TreeId(entry.content)
 
 
+def directory_tree(entry: Entry | None) -> TreeId | None:
+    """The tree of an entry that is a directory; None for every other, and for none."""
+    return entry_tree(entry) if entry is not None and entry.kind is EntryKind.DIRECTORY else None
+
+
 def logical_time_s(changed: int) -> int:
     """Modification time, in seconds since 1970, that an entry has wherever it is materialized."""
     return EPOCH_S + changed

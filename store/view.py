@@ -12,15 +12,14 @@ from typing import Protocol
 import msgspec
 
 from store import tree as trees
-from store.capture import Path, entries_by_name, find_entry, lower_tree, open_regular
+from store.capture import Path, lower_tree, open_regular
 from store.files import mode_of, open_directory, read_exactly
 from store.ids import Kind, TreeId
-from store.interfaces import Objects
-from store.tree import Entry, EntryKind
+from store.known import KnownTrees
+from store.tree import EntryKind
 
 SYMLINKS_MAX = 40
 LOOKUPS_MAX = 100_000
-KNOWN_ENTRIES_MAX = 1_000_000
 
 
 class Regular(msgspec.Struct, frozen=True):
@@ -58,28 +57,6 @@ class Patience:
         return self._lookups >= 0
 
 
-class KnownTrees:
-    """Trees, decoded once for as long as one looks around in them."""
-
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-        self._known: dict[TreeId, dict[bytes, Entry]] = {}
-        self._entries = 0
-
-    def entries(self, tree: TreeId) -> dict[bytes, Entry]:
-        known = self._known.get(tree)
-        if known is None:
-            if self._entries > KNOWN_ENTRIES_MAX:
-                self._known, self._entries = {}, 0
-            known = self._known[tree] = entries_by_name(self.objects, tree)
-            self._entries += len(known)
-        return known
-
-    def find(self, root: TreeId, path: Path) -> Entry | None:
-        """The entry at `path` below `root`, following no symlink; None when there is none."""
-        return find_entry(self.entries, root, path)
-
-
 class View(Protocol):
     def look(self, path: Path, size_bytes_max: int) -> Found:
         """What `path` names, without following a symlink in its last place; None when nothing or nothing that is kept."""
@@ -115,7 +92,7 @@ class OverlayView:
                 os.close(descriptor)
                 descriptor = child
                 below = self._known.entries(tree)
-                lower, _ = lower_tree(self._known.objects, self._tree, descriptor, name, below, self._prefix)
+                lower, _ = lower_tree(self._known, self._tree, descriptor, name, below, self._prefix)
                 tree = lower or trees.EMPTY_TREE
             return Folder()
         finally:

@@ -15,6 +15,7 @@ the pool (store.pool) under its new tree. The executor mounts it: the store moun
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +24,21 @@ from typing import Literal
 import msgspec
 
 from store import tree as trees
-from store.capture import RESERVED_PREFIX, Capture, Captured, CaptureLimits, StatKey, load_tree, stat_key
-from store.delta import DIRECTORY_MODE, Delta, Written
+from store.capture import CTIME_NS, RESERVED_PREFIX, Capture, Captured, CaptureLimits, StatKey, stat_key
+from store.delta import DIRECTORY, DIRECTORY_MODE, Delta, Written
 from store.files import Files, Owner, open_directory
 from store.ids import TreeId
-from store.interfaces import Objects
+from store.known import KnownTrees
+from store.remover import Remover
 from store.tree import EntryKind
-from store.view import DirectoryView, Found, KnownTrees, OverlayView, View
+from store.usage import Usage, usage_of
+from store.view import DirectoryView, Found, OverlayView, View
 
 Kind = Literal["overlay", "copy"]
+HELD_MAX = 64
+FEW_ENTRIES = 100
+"""So many entries of a run are removed at once; more go by way of the remover."""
+CLOCK_TICK_S, CLOCK_TICKS_MAX = 0.001, 100
 _FOREIGN_ATTRIBUTES = ("user.", "system.posix_acl", "security.capability")
 
 
@@ -50,6 +57,17 @@ class BindMount(msgspec.Struct, frozen=True):
     folder: str
 
 
+class IdleLimits(msgspec.Struct, frozen=True):
+    """What is kept between steps, at most. The least recently used goes first; what a running step needs stays."""
+
+    workspaces: int = 256
+    bases: int = 32
+    """Whole trees that no workspace stands on."""
+    disk_bytes: int = 16 << 30
+    inodes: int = 2_000_000
+    """Of workspaces and bases together, as are the bytes."""
+
+
 class WorkspaceSettings(msgspec.Struct, frozen=True):
     """`privileged` says which of the overlay's attribute names the kernel will use: trusted.* (real root) or user.*."""
 
@@ -57,6 +75,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True):
     privileged: bool
     owner: Owner | None
     limits: CaptureLimits = CaptureLimits()
+    idle: IdleLimits = IdleLimits()
 
     @property
     def attribute_prefix(self) -> str:
@@ -66,16 +85,27 @@ class WorkspaceSettings(msgspec.Struct, frozen=True):
 class Workspace(ABC):
     """One live directory, held by one step. Made by `store.pool.Workspaces.acquire`."""
 
-    def __init__(self, folder: Path, tree: TreeId, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
+    def __init__(
+        self, folder: Path, tree: TreeId, known: KnownTrees, files: Files, settings: WorkspaceSettings
+    ) -> None:
         self.folder, self.tree = folder, tree
         self.warm = False
         """Whether it was kept from an earlier step."""
-        self._objects, self._files, self._settings = objects, files, settings
-        self._delta = Delta(objects, files, settings.owner, settings.attribute_prefix)
+        self.held: dict[TreeId, None] = {}
+        """The trees that it held last, the latest at the end: where a session may go back to."""
+        self._known, self._files, self._settings = known, files, settings
+        self._delta = Delta(known, files, settings.owner, settings.attribute_prefix)
+        self._hold(tree)
 
     mount: OverlayMount | BindMount
     writable: Path
     """Where files may be placed before a run."""
+
+    @property
+    @abstractmethod
+    def usage(self) -> Usage:
+        """What it takes up on disk between runs, without its base."""
+        ...
 
     @abstractmethod
     def prepare(self) -> None:
@@ -97,6 +127,19 @@ class Workspace(ABC):
         """Make the workspace hold `tree`; False when that is not worth it and the workspace must be discarded."""
         ...
 
+    @abstractmethod
+    def move(self, tree: TreeId) -> bool:
+        """Make a workspace in which nothing ran hold another tree, O(what differs); False as for `settle`."""
+        ...
+
+    def _hold(self, tree: TreeId) -> None:
+        self.tree = tree
+        self._time_s = trees.tree_time_s(tuple(self._known.entries(tree).values()))
+        self.held.pop(tree, None)
+        self.held[tree] = None
+        if len(self.held) > HELD_MAX:
+            del self.held[next(iter(self.held))]
+
     def _make(self, name: str) -> None:
         path = self.folder / name
         self._files.make_directory(str(path))
@@ -104,69 +147,89 @@ class Workspace(ABC):
         if self._settings.owner is not None:
             os.chown(path, self._settings.owner.uid, self._settings.owner.gid)
 
+    def _set_root_time(self) -> None:
+        self._files.set_time(os.fsencode(self.writable), self._time_s, directory=None)
+
 
 class OverlayWorkspace(Workspace):
+    """`base` holds `tree`. What a run left beyond what is kept goes by way of `remover`."""
+
     def __init__(
         self,
         folder: Path,
         base: Path,
         tree: TreeId,
-        objects: Objects,
+        known: KnownTrees,
         files: Files,
         settings: WorkspaceSettings,
+        remover: Remover,
     ) -> None:
-        super().__init__(folder, tree, objects, files, settings)
-        self._base = base
+        super().__init__(folder, tree, known, files, settings)
+        self._base, self._remover = base, remover
         self.writable = folder / "upper"
         self.mount = OverlayMount(str(folder), ("delta", os.path.relpath(base, folder)), "upper", "work")
         self._make("delta")
 
+    @property
+    def usage(self) -> Usage:
+        return self._delta.usage + DIRECTORY + DIRECTORY
+
     def prepare(self) -> None:
         for name in ("upper", "work"):
             self._make(name)
-        time_s = trees.tree_time_s(load_tree(self._objects, self.tree))
-        self._files.set_time(os.fsencode(self.writable), time_s, directory=None)
+        self._set_root_time()
 
     def view(self) -> View:
-        known = KnownTrees(self._objects)
         return _Opened(
-            self.writable, lambda upper: OverlayView(known, self.tree, upper, self._settings.attribute_prefix)
+            self.writable, lambda upper: OverlayView(self._known, self.tree, upper, self._settings.attribute_prefix)
         )
 
     def capture(self, number: int) -> Captured:
         upper = open_directory(str(self.writable))
         try:
-            reading = Capture(self._objects, self.tree, number, self._settings.limits)
+            reading = Capture(self._known, self.tree, number, self._settings.limits)
             return reading.read_overlay(upper, self._settings.attribute_prefix)
         finally:
             os.close(upper)
 
     def settle(self, tree: TreeId, captured: Captured | None) -> bool:
-        if tree != self.tree:
-            self._advance(tree, captured)
-            self.tree = tree
-        for name in ("upper", "work"):
-            self._files.remove_tree(os.fsencode(self.folder / name))
+        upper = open_directory(str(self.writable))
+        try:
+            if tree != self.tree:
+                self._advance(tree, Written(upper, captured.read) if captured is not None else None)
+            few = captured is not None and len(captured.read) <= FEW_ENTRIES and not captured.left_out
+        finally:
+            os.close(upper)
+        if few or not self._remover.remove(self.writable):
+            self._files.remove_tree(os.fsencode(self.writable))
+        self._files.remove_tree(os.fsencode(self.folder / "work"))
         return True
 
-    def _advance(self, tree: TreeId, captured: Captured | None) -> None:
-        upper, delta, base = (open_directory(str(path)) for path in (self.writable, self.folder / "delta", self._base))
+    def move(self, tree: TreeId) -> bool:
+        self._advance(tree, None)
+        return True
+
+    def _advance(self, tree: TreeId, written: Written | None) -> None:
+        delta, base = open_directory(str(self.folder / "delta")), open_directory(str(self._base))
         try:
-            written = Written(upper, captured.read) if captured is not None else None
             self._delta.advance(self.tree, tree, delta, base=base, written=written)
         finally:
-            for descriptor in (upper, delta, base):
-                os.close(descriptor)
+            os.close(delta)
+            os.close(base)
+        self._hold(tree)
 
 
 class CopiedWorkspace(Workspace):
     """The fallback where no overlay can be mounted: every capture looks at every file's stat."""
 
-    def __init__(self, folder: Path, tree: TreeId, objects: Objects, files: Files, settings: WorkspaceSettings) -> None:
-        super().__init__(folder, tree, objects, files, settings)
+    def __init__(
+        self, folder: Path, tree: TreeId, known: KnownTrees, files: Files, settings: WorkspaceSettings
+    ) -> None:
+        super().__init__(folder, tree, known, files, settings)
         self.writable = folder / "copy"
         self.mount = BindMount(str(self.writable))
         self._stats: dict[tuple[bytes, ...], StatKey] = {}
+        self._usage = Usage()
         self._make("copy")
         directory = open_directory(str(self.writable))
         try:
@@ -174,6 +237,10 @@ class CopiedWorkspace(Workspace):
         finally:
             os.close(directory)
         self._normalise()
+
+    @property
+    def usage(self) -> Usage:
+        return self._usage + DIRECTORY + DIRECTORY
 
     def prepare(self) -> None:
         return None
@@ -184,7 +251,7 @@ class CopiedWorkspace(Workspace):
     def capture(self, number: int) -> Captured:
         directory = open_directory(str(self.writable))
         try:
-            reading = Capture(self._objects, self.tree, number, self._settings.limits)
+            reading = Capture(self._known, self.tree, number, self._settings.limits)
             return reading.read_copy(directory, self._stats)
         finally:
             os.close(directory)
@@ -198,31 +265,39 @@ class CopiedWorkspace(Workspace):
             for name in os.listdir(directory):
                 if os.fsencode(name).startswith(RESERVED_PREFIX):
                     self._files.remove_tree(os.fsencode(name), directory=directory)
+        finally:
+            os.close(directory)
+        self._hold(tree)
+        return self._normalise()
+
+    def move(self, tree: TreeId) -> bool:
+        directory = open_directory(str(self.writable))
+        try:
             self._delta.advance(self.tree, tree, directory, base=None, written=None)
         finally:
             os.close(directory)
-        self.tree = tree
+        self._hold(tree)
         return self._normalise()
 
     def _normalise(self) -> bool:
         """Give every entry the mode and time of the tree and note its stat; False when something is there that is not in it."""
-        self._stats = {}
+        self._stats, self._usage = {}, Usage()
         directory = open_directory(str(self.writable))
         try:
             self._files.set_mode(directory, DIRECTORY_MODE)
             fits = not _has_attributes(directory) and self._normalise_directory(directory, self.tree, ())
         finally:
             os.close(directory)
-        time_s = trees.tree_time_s(load_tree(self._objects, self.tree))
-        self._files.set_time(os.fsencode(self.writable), time_s, directory=None)
+        self._set_root_time()
+        if fits and not self._is_past(max((key[CTIME_NS] for key in self._stats.values()), default=0)):
+            self._stats = {}  # nothing is known then: the next capture reads every file
         return fits
 
     def _normalise_directory(self, directory: int, tree: TreeId, path: tuple[bytes, ...]) -> bool:
-        entries = load_tree(self._objects, tree)
-        present = {os.fsencode(name) for name in os.listdir(directory)}
-        if present != {entry.name for entry in entries}:
+        entries = self._known.entries(tree)
+        if {os.fsencode(name) for name in os.listdir(directory)} != entries.keys():
             return False
-        for entry in entries:
+        for entry in entries.values():
             if entry.kind is EntryKind.DIRECTORY:
                 child = open_directory(entry.name, directory)
                 try:
@@ -232,13 +307,25 @@ class CopiedWorkspace(Workspace):
                     os.close(child)
             if _has_attributes(b"/proc/self/fd/%d/%b" % (directory, entry.name)):
                 return False
-            self._delta.dress(entry, directory)
+            self._usage += usage_of(self._delta.dress(entry, directory))
             if entry.is_file:
                 status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
                 if status.st_nlink != 1:
                     return False
                 self._stats[*path, entry.name] = stat_key(status)
         return True
+
+    def _is_past(self, time_ns: int) -> bool:
+        """Wait until a change would get a later time than `time_ns`; False when the file system's clock does not move on.
+
+        Its clock ticks every few milliseconds. A file that is written in the tick in which its stat was noted might not show it.
+        """
+        for _ in range(CLOCK_TICKS_MAX):
+            os.utime(self.folder)
+            if self.folder.stat().st_ctime_ns > time_ns:
+                return True
+            time.sleep(CLOCK_TICK_S)
+        return False
 
 
 def _has_attributes(path: int | bytes) -> bool:

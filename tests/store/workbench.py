@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -101,3 +102,41 @@ def filled(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[byte
         store.sync()
     store.close()
     return names
+
+
+Seen = dict[bytes, tuple[int, bytes | None, int, int]]
+"""Kind, content, mode and time in nanoseconds of what is seen, by path."""
+
+
+def wanted(objects: Objects, tree: TreeId) -> Seen:
+    """What a workspace that holds `tree` must show."""
+    return {path: seen[:4] for path, seen in _below(objects, tree, b"", 0).items()}
+
+
+def shown(workspace: Workspace) -> Seen:
+    """What a workspace with attributes for plain users shows, by the rules of overlays: nothing is mounted."""
+    mount = workspace.mount
+    if not isinstance(mount, OverlayMount):
+        return _layered([os.fsencode(mount.folder)], b"")
+    return _layered([os.fsencode(f"{mount.folder}/{lower}") for lower in mount.lowers], b"")
+
+
+def _layered(layers: list[bytes], prefix: bytes) -> Seen:
+    found: Seen = {}
+    for name in {name for layer in layers for name in os.listdir(layer)}:
+        places = [layer + b"/" + name for layer in layers if os.path.lexists(layer + b"/" + name)]
+        status, path = os.lstat(places[0]), prefix + name
+        kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+        if stat.S_ISCHR(status.st_mode):
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            merged = places[:1]
+            if "user.overlay.opaque" not in os.listxattr(places[0]):
+                merged += [place for place in places[1:] if stat.S_ISDIR(os.lstat(place).st_mode)]
+            found[path] = (kind, None, mode, status.st_mtime_ns)
+            found |= _layered(merged, path + b"/")
+        elif stat.S_ISLNK(status.st_mode):
+            found[path] = (kind, os.readlink(places[0]), 0, status.st_mtime_ns)
+        else:
+            found[path] = (kind, Path(os.fsdecode(places[0])).read_bytes(), mode, status.st_mtime_ns)
+    return found
