@@ -189,7 +189,7 @@ class Capture:
             return self._file(parent, path)
         if stat.S_ISDIR(mode):
             return self._subdirectory(parent, path, below, before)
-        return self._leave_out(path, _special_word(mode))
+        return self._leave_out(path, special_word(mode))
 
     def _symlink(self, target: bytes, path: Path) -> Entry | None:
         if not 0 < len(target) <= trees.TARGET_BYTES_MAX:
@@ -296,7 +296,7 @@ def _attribute(descriptor: int, name: str) -> bytes | None:
         return None
 
 
-def _special_word(mode: int) -> str:
+def special_word(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "a FIFO"
     if stat.S_ISSOCK(mode):

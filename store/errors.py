@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MEMBER_BYTES_SHOWN = 200
+
 
 class StoreError(Exception):
     """Base of all store errors. `code` is stable and may be shown to clients."""
@@ -92,6 +94,20 @@ class BundleRefused(StoreError):
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"the bundle was refused: {place} {reason}; nothing has changed")
         self.place, self.reason = place, reason
+
+
+class ArchiveRefused(StoreError):
+    """An archive or a folder cannot be taken in, or a tree not given out as an archive. No tree names what was read of it.
+
+    `member` is the name of the member it is about, as the archive gives it; None when it is about the whole.
+    """
+
+    code = "archive_refused"
+
+    def __init__(self, reason: str, member: bytes | None = None) -> None:
+        shown = "" if member is None else f"{member[:MEMBER_BYTES_SHOWN].decode(errors='backslashreplace')!r}: "
+        super().__init__(shown + reason)
+        self.reason, self.member = reason, member
 
 
 class StoreUnusable(StoreError):

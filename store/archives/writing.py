@@ -1,0 +1,65 @@
+"""What all ways out share: a tree's entries in order, and a stream to write them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from store import tree as trees
+from store.archives.members import ArchiveLimits
+from store.capture import load_tree
+from store.errors import ArchiveRefused, ObjectDamaged
+from store.ids import Kind, TreeId
+from store.interfaces import Objects
+from store.tree import Entry, EntryKind
+
+
+class Writable(Protocol):
+    """A binary stream. `write` may take less than all, and then says how much."""
+
+    def write(self, data: bytes, /) -> int | None: ...
+
+
+def write_all(stream: Writable, data: bytes) -> None:
+    """Write all of `data`, also to a raw stream, which may take less at once. Raises OSError when it takes nothing."""
+    written = stream.write(data)
+    while written is not None and written < len(data):
+        data = data[written:]
+        written = stream.write(data)
+        if not written and data:
+            raise OSError("a stream takes no more")
+
+
+def walk(objects: Objects, tree: TreeId, limits: ArchiveLimits) -> Iterator[tuple[bytes, Entry]]:
+    """Every entry below `tree` with its path, sorted, a directory before what it holds. Memory for the directories on the way.
+
+    Raises ArchiveRefused for a tree beyond the limits: equal trees are stored once, so a small store may hold an endless one.
+    """
+    ahead = [(b"", iter(load_tree(objects, tree)))]
+    entries = total_bytes = 0
+    while ahead:
+        prefix, rest = ahead[-1]
+        entry = next(rest, None)
+        if entry is None:
+            ahead.pop()
+            continue
+        path = prefix + entry.name
+        entries += 1
+        total_bytes += entry.size_bytes if entry.is_file else 0
+        if entries > limits.entries:
+            raise ArchiveRefused(f"the tree holds more than {limits.entries} entries")
+        if total_bytes > limits.total_bytes:
+            raise ArchiveRefused(f"the tree holds more than {limits.total_bytes} bytes")
+        yield path, entry
+        if entry.kind is EntryKind.DIRECTORY:
+            if len(ahead) > limits.depth:
+                raise ArchiveRefused(f"it lies deeper than {limits.depth} directories", path)
+            ahead.append((path + b"/", iter(load_tree(objects, trees.entry_tree(entry)))))
+
+
+def read_file(objects: Objects, entry: Entry) -> bytes:
+    """A file's contents. Raises ObjectMissing, or ObjectDamaged, also when it is not as long as its entry says."""
+    data = objects.get(Kind.BLOB, entry.content)
+    if len(data) != entry.size_bytes:
+        raise ObjectDamaged("blob", entry.content.hex(), f"it has {len(data)} bytes, its entry says {entry.size_bytes}")
+    return data
