@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     demo.set_defaults(act=_demo)
     store_arguments.add(commands)
+    store_arguments.add_transfers(commands)
     return parser
 
 

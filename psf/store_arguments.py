@@ -53,6 +53,17 @@ def add(commands: Any) -> None:
     unpin.add_argument("name", metavar="NAME")
 
 
+def add_transfers(commands: Any) -> None:
+    """Add `psf export` and `psf import`, which give snapshots to other tools and take trees in."""
+    out = _command(commands, "export", "export_tree", "write what a snapshot holds as an archive", json=False)
+    out.add_argument("reference", metavar="REFERENCE", help="a session, SESSION@STEP, a pin or a snapshot id")
+    out.add_argument("file", metavar="FILE", help="the archive; - for stdout")
+    out.add_argument("--format", choices=("tar", "zip"), help="default: by the file's name, else tar")
+    into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it")
+    into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for a tar from stdin")
+    into.add_argument("--pin", metavar="NAME", help="the name that keeps it (default: the path's own)")
+
+
 def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = parts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("--store", metavar="TEXT", help="folder of the store (or PSF_STORE)")
@@ -65,9 +76,11 @@ def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -
 
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
     def act(parsed: argparse.Namespace) -> int:
-        from psf import store_commands  # noqa: PLC0415 - brings rich and the whole store
+        # Only now, since they bring rich and the whole store.
+        from psf import store_commands, transfers  # noqa: PLC0415
 
-        command: Callable[[argparse.Namespace], int] = getattr(store_commands, name)
+        module = transfers if name in ("export_tree", "import_tree") else store_commands
+        command: Callable[[argparse.Namespace], int] = getattr(module, name)
         return command(parsed)
 
     return act

@@ -47,8 +47,8 @@ class NotThere(PsfError):
 
 
 def stats(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store:
-        _print(parsed, count(store), store_reports.show_stats)
+    with opened(parsed) as store:
+        print_result(parsed, count(store), store_reports.show_stats)
     return 0
 
 
@@ -58,13 +58,13 @@ def check(parsed: argparse.Namespace) -> int:
             mended = LocalStore.mend(_root(parsed), progress=told)
             report, done = mended.report, mended.done
         else:
-            with _opened(parsed) as store:
+            with opened(parsed) as store:
                 report, _ = store.check(full=not parsed.fast, progress=told)
             done = ()
     status = check_status(report, done)
     verdict = {0: "clean", REPAIRED: "repaired" if parsed.repair else "repairable", LOST: "lost"}[status]
     found = {"verdict": verdict, "done": done, **msgspec.to_builtins(report)}
-    _print(parsed, found, lambda _: store_reports.show_check(verdict, report, done))
+    print_result(parsed, found, lambda _: store_reports.show_check(verdict, report, done))
     return status
 
 
@@ -76,9 +76,9 @@ def check_status(report: CheckReport, done: tuple[str, ...]) -> int:
 
 
 def gc(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store, progress.shown(not parsed.json) as told:
+    with opened(parsed) as store, progress.shown(not parsed.json) as told:
         report = store.sweep(dry=parsed.dry_run, pause=patience(parsed.patience_s), progress=told)
-    _print(parsed, report, lambda _: store_reports.show_gc(report, describe(report)))
+    print_result(parsed, report, lambda _: store_reports.show_gc(report, describe(report)))
     return 0
 
 
@@ -86,25 +86,25 @@ def gc(parsed: argparse.Namespace) -> int:
 
 
 def export_bundle(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store, _written(parsed.file) as file, progress.shown(not parsed.json) as told:
+    with opened(parsed) as store, written(parsed.file) as file, progress.shown(not parsed.json) as told:
         session = resolve_session(store, parsed.session)
         have = [resolve(store, text).snapshot for text in parsed.have]
         exported = bundle_export.export_bundle(
             store.objects, store.heads, session, file, have=have, since=parsed.since, until=parsed.until, progress=told
         )
     if parsed.file != "-":
-        _print(parsed, store_reports.exported_row(exported), lambda _: store_reports.show_exported(exported))
+        print_result(parsed, store_reports.exported_row(exported), lambda _: store_reports.show_exported(exported))
     return 0
 
 
 def import_bundle(parsed: argparse.Namespace) -> int:
     path = Path(parsed.file)
-    with _opened(parsed, make=True) as store, _turn(store) as lease, progress.shown(not parsed.json) as told:
+    with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
         imported = bundle_import.import_bundle(
             path, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
             as_session=parsed.as_session, progress=told,
         )  # fmt: skip
-    _print(parsed, imported, store_reports.show_imported)
+    print_result(parsed, imported, store_reports.show_imported)
     return 0
 
 
@@ -112,10 +112,10 @@ def import_bundle(parsed: argparse.Namespace) -> int:
 
 
 def ls(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store:
+    with opened(parsed) as store:
         if parsed.reference is None:
             sessions = [store_reports.session_row(moved) for moved in store.heads.last_moves()]
-            _print(
+            print_result(
                 parsed,
                 {"sessions": sessions, "pins": [store_reports.pin_row(pin) for pin in store.heads.pins()]},
                 store_reports.show_sessions,
@@ -123,12 +123,12 @@ def ls(parsed: argparse.Namespace) -> int:
             return 0
         tree = _tree_at(store, parsed.reference, _parts(parsed.path))
         rows = [store_reports.entry_row(entry) for entry in load_tree(store.objects, tree)]
-        _print(parsed, rows, store_reports.show_entries)
+        print_result(parsed, rows, store_reports.show_entries)
     return 0
 
 
 def cat(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store:
+    with opened(parsed) as store:
         parts = _parts(parsed.path)
         entry = KnownTrees(store.objects).find(_root_tree(store, parsed.reference), parts) if parts else None
         if entry is None or not entry.is_file:
@@ -142,15 +142,15 @@ def cat(parsed: argparse.Namespace) -> int:
 
 
 def diff(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store:
+    with opened(parsed) as store:
         before, after = (_root_tree(store, text) for text in (parsed.before, parsed.after))
         rows = [store_reports.change_row(change) for change in differences.diff(store.objects, before, after)]
-    _print(parsed, rows, store_reports.show_changes)
+    print_result(parsed, rows, store_reports.show_changes)
     return int(bool(rows) and parsed.exit_code)
 
 
 def pin(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store, _turn(store) as lease:
+    with opened(parsed) as store, turn(store) as lease:
         snapshot = resolve(store, parsed.reference).snapshot
         store.heads.pin(Pin(parsed.name, snapshot, time.time()), epoch=lease.epoch)
     print(snapshot.hex())
@@ -158,7 +158,7 @@ def pin(parsed: argparse.Namespace) -> int:
 
 
 def unpin(parsed: argparse.Namespace) -> int:
-    with _opened(parsed) as store:
+    with opened(parsed) as store:
         if not store.heads.unpin(parsed.name):
             raise NotThere(f"there is no pin {parsed.name!r}; `psf store ls` lists them")
     return 0
@@ -172,7 +172,7 @@ def _root(parsed: argparse.Namespace) -> Path:
 
 
 @contextmanager
-def _opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalStore]:
+def opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalStore]:
     """The store, which must be there unless `make`: looking for what is not there must not make it."""
     root = _root(parsed)
     if not make and not root.is_dir():
@@ -185,7 +185,7 @@ def _opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[Local
 
 
 @contextmanager
-def _turn(store: LocalStore) -> Iterator[Lease]:
+def turn(store: LocalStore) -> Iterator[Lease]:
     """A turn of this command's own: what is put under it is not swept before it has a name."""
     lease = store.leases.try_acquire(f"command {os.getpid()}")
     assert lease is not None, "nobody else has this process's number"
@@ -196,7 +196,7 @@ def _turn(store: LocalStore) -> Iterator[Lease]:
 
 
 @contextmanager
-def _written(name: str) -> Iterator[Any]:
+def written(name: str) -> Iterator[Any]:
     """A file that gets its name when it is complete; or stdout."""
     if name == "-":
         yield sys.stdout.buffer
@@ -233,7 +233,7 @@ def _parts(path: str) -> tuple[bytes, ...]:
     return tuple(part for part in os.fsencode(path).split(b"/") if part not in (b"", b"."))
 
 
-def _print(parsed: argparse.Namespace, value: Any, show: Callable[[Any], None]) -> None:
+def print_result(parsed: argparse.Namespace, value: Any, show: Callable[[Any], None]) -> None:
     if parsed.json:
         print(msgspec.json.encode(value).decode())
     else:

@@ -162,6 +162,15 @@ def show_imported(imported: Imported) -> None:
     _out().print(f"session {imported.session_id} {imported.change}: {imported.moves} moves, {imported.objects} objects")
 
 
+def show_imported_tree(row: dict[str, Any]) -> None:
+    out = _out()
+    out.print(
+        f"snapshot {row['snapshot']}, pinned as {escape(row['pin'])}: {row['files']} files, {size(row['total_bytes'])}"
+    )
+    for lost in row["left_out"]:
+        out.print(f"  left out: {escape(lost['path'])}: {escape(lost['reason'])}")
+
+
 def show_sessions(found: dict[str, Any]) -> None:
     out = _out()
     table = _table("session", "name", "language", "moves", "head", "last used", right=("moves",))

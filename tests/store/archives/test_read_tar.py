@@ -10,7 +10,6 @@ import subprocess
 import tarfile
 import zlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,11 @@ import pytest
 from store.archives.headers import BLOCK_BYTES, Described, encode_headers, padded
 from store.archives.members import ArchiveLimits
 from store.archives.read_tar import import_tar
-from store.capture import entries_by_name, find_entry
 from store.errors import ArchiveRefused
 from store.faulty import FaultyFiles
 from store.files import Files
 from store.ids import BlobId, Kind
+from store.known import KnownTrees
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE, EntryKind
 from tests.store.archives.made import Member, Taken, take_tar, tar_of, zip_of
@@ -36,7 +35,7 @@ def raw(name: bytes, data: bytes = b"", kind: bytes = b"0", link: bytes = b"") -
 
 
 def kind_of(taken: Taken, path: bytes) -> EntryKind:
-    entry = find_entry(partial(entries_by_name, taken.objects), taken.imported.tree, tuple(path.split(b"/")))
+    entry = KnownTrees(taken.objects).find(taken.imported.tree, tuple(path.split(b"/")))
     assert entry is not None
     assert entry.changed == 0
     return entry.kind

@@ -1,0 +1,98 @@
+"""`psf export` and `psf import`: trees to and from other tools."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from psf import progress
+from psf.errors import PsfError
+from psf.references import resolve
+from psf.store_commands import opened, print_result, turn, written
+from psf.store_reports import show_imported_tree
+from store import snapshot as snapshots
+from store.archives.members import Imported
+from store.archives.read_folder import import_folder
+from store.archives.read_tar import import_tar
+from store.archives.read_zip import import_zip
+from store.archives.write_tar import export_tar
+from store.archives.write_zip import export_zip
+from store.check import Progress
+from store.files import Files
+from store.ids import Kind, SnapshotId
+from store.interfaces import Pin
+from store.local import LocalStore
+from store.snapshot import Snapshot
+
+_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+class PinTaken(PsfError):
+    """An import would move a pin that keeps something else."""
+
+    code = "pin_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the pin {name!r} keeps another snapshot; --pin chooses another name, `psf store unpin {name}` frees it")  # fmt: skip
+
+
+def export_tree(parsed: argparse.Namespace) -> int:
+    """Write an archive of a snapshot's tree."""
+    zipped = parsed.format == "zip" or (parsed.format is None and parsed.file.endswith(".zip"))
+    with opened(parsed) as store, progress.shown(wanted=True) as told:
+        snapshot = resolve(store, parsed.reference).snapshot
+        tree = snapshots.decode(store.objects.get(Kind.SNAPSHOT, snapshot)).tree
+        with written(parsed.file) as file:
+            (export_zip if zipped else export_tar)(store.objects, tree, file, progress=_bytes(told, "writing"))
+    return 0
+
+
+def import_tree(parsed: argparse.Namespace) -> int:
+    """Take in a tree, make a snapshot of it that a session can start from, and pin it."""
+    name = parsed.pin or _name(parsed.path)
+    with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
+        imported = _take_in(store, parsed.path, _bytes(told, "reading"))
+        base = Snapshot(snapshots.VERSION, 0, (), imported.tree, None, None)
+        snapshot = SnapshotId(store.objects.put(Kind.SNAPSHOT, snapshots.encode(base)))
+        if any(pin.name == name and pin.snapshot != snapshot for pin in store.heads.pins()):
+            raise PinTaken(name)
+        store.objects.sync()
+        store.heads.pin(Pin(name, snapshot, time.time()), epoch=lease.epoch)
+    left_out = [
+        {"path": lost.path.decode(errors="backslashreplace"), "reason": lost.reason} for lost in imported.left_out
+    ]
+    row = {"snapshot": snapshot.hex(), "pin": name, "files": imported.files, "total_bytes": imported.total_bytes, "left_out": left_out}  # fmt: skip
+    print_result(parsed, row, show_imported_tree)
+    return 0
+
+
+def _take_in(store: LocalStore, path: str, told: Callable[[int], None]) -> Imported:
+    files = Files()
+    if path == "-":
+        return import_tar(sys.stdin.buffer, store.objects, files, store.root, progress=told)
+    if os.path.isdir(path):
+        return import_folder(path, store.objects, progress=told)
+    with Path(path).open("rb") as file:
+        zipped = file.read(4) in _ZIP_MAGICS
+        file.seek(0)
+        if zipped:
+            return import_zip(file, store.objects, files, store.root, progress=told)
+        return import_tar(file, store.objects, files, store.root, progress=told)
+
+
+def _name(path: str) -> str:
+    """What a pin is called when nobody says: as the folder or archive is."""
+    if path == "-":
+        return "stdin"
+    name = Path(path).resolve().name
+    for suffix in (".tar.gz", ".tgz", ".tar", ".zip"):
+        name = name.removesuffix(suffix)
+    return name or "root"
+
+
+def _bytes(told: Progress, what: str) -> Callable[[int], None]:
+    return lambda done_bytes: told(f"{what} bytes", done_bytes, 0)
