@@ -18,13 +18,11 @@ from benchmarks.subject import Floor, Subject, allocated_bytes, mount_overlay, r
 from benchmarks.tools import SLOW, TOOLS, Git, PyGit2, Tool
 from benchmarks.trees import ROOT, SourceTree
 from executors import kernel
-from store import check
-from store.capture import entries_by_name
+from store import diff as differences
+from store import reachable
 from store.edit import FileEdit, put_files
-from store.ids import Kind, TreeId
-from store.interfaces import Objects
+from store.ids import Kind
 from store.pool import Workspaces
-from store.tree import EntryKind
 from store.workspace import OverlayMount, Workspace
 
 FORKS = 100
@@ -288,33 +286,17 @@ def diff(scene: Scene) -> list[Answer]:
     subject = scene.subject
     new = subject.snapshot()
     old = subject.snapshot(new.parents[0])
-    arms = [Arm("psf", lambda: changed_paths(subject.store.objects, old.tree, new.tree))]
+    arms = [Arm("psf", lambda: list(differences.diff(subject.store.objects, old.tree, new.tree)))]
     arms += scene.tool_arms(lambda tool: tool.diff)
     what = "what differs between two snapshots, one file apart"
-    note = "psf has no diff of its own yet: the walk down both trees is the benchmark's"
-    return [scene.ask("diff", what, arms, scene.context.rounds(10, 5), 15, note)]
-
-
-def changed_paths(objects: Objects, old: TreeId, new: TreeId, prefix: bytes = b"") -> list[bytes]:
-    """Paths that differ, going down only where ids differ."""
-    before, after = entries_by_name(objects, old), entries_by_name(objects, new)
-    found: list[bytes] = []
-    for name in sorted(before.keys() | after.keys()):
-        left, right = before.get(name), after.get(name)
-        if left == right:
-            continue
-        if left is not None and right is not None and left.kind is right.kind is EntryKind.DIRECTORY:
-            found += changed_paths(objects, TreeId(left.content), TreeId(right.content), prefix + name + b"/")
-        else:
-            found.append(prefix + name)
-    return found
+    return [scene.ask("diff", what, arms, scene.context.rounds(10, 5), 15)]
 
 
 def check_all(scene: Scene) -> list[Answer]:
     subject = scene.subject
 
     def ours() -> None:
-        report = check.check(subject.store.objects, subject.store.heads)
+        report, _ = subject.store.check(full=True)
         if not report.clean:
             raise RuntimeError(f"the store of the benchmark is damaged: {report.damaged or report.broken}")
 
@@ -338,12 +320,10 @@ def mark(scene: Scene) -> list[Answer]:
 
     def ours() -> Phases:
         phases = Phases()
-        with phases("list"):
-            names = set(subject.store.objects)
         with phases("mark"):
-            problems = check.mark(subject.store.objects, (Kind.SNAPSHOT, subject.head()), names, set())
-        if problems:
-            raise RuntimeError(f"the store of the benchmark lacks something: {problems[0]}")
+            unreadable = reachable.mark(subject.store.objects, [(Kind.SNAPSHOT, subject.head())], set())
+        if unreadable:
+            raise RuntimeError(f"the store of the benchmark lacks something: {unreadable}")
         return phases
 
     arms = [Arm("psf", ours)]
@@ -356,8 +336,7 @@ def mark(scene: Scene) -> list[Answer]:
         if tool.name == "restic":
             arms.append(Arm("restic", tool.mark))
     what = f"what {goal} snapshots and their trees need; git: rev-list --objects, restic (fewer snapshots): prune --dry-run"
-    note = "psf: store.check.mark, which reads each object one by one; a sweep is yet to come"
-    return [scene.ask("mark", what, arms, scene.context.rounds(5, 2), 40, note)]
+    return [scene.ask("mark", what, arms, scene.context.rounds(5, 2), 40)]
 
 
 def memory(scene: Scene) -> list[Answer]:

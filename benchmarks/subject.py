@@ -22,6 +22,7 @@ from store.capture import Capture, CaptureLimits
 from store.files import open_directory
 from store.ids import BlobId, Kind, SnapshotId, TreeId
 from store.interfaces import Move, Session
+from store.known import KnownTrees
 from store.local import LocalStore
 from store.pool import Workspaces
 from store.snapshot import EMPTY_SNAPSHOT_ID, Ending, Limits, Outcome, Run, Snapshot, Stage, Stream
@@ -100,7 +101,7 @@ class Subject:
         objects = self.store.objects
         directory = open_directory(str(path))
         try:
-            captured = Capture(objects, trees.EMPTY_TREE, 0, CaptureLimits()).read_copy(directory, {})
+            captured = Capture(KnownTrees(objects), trees.EMPTY_TREE, 0, CaptureLimits()).read_copy(directory, {})
         finally:
             os.close(directory)
         if captured.left_out:
