@@ -308,11 +308,12 @@ class CopiedWorkspace(Workspace):
             if _has_attributes(b"/proc/self/fd/%d/%b" % (directory, entry.name)):
                 return False
             self._usage += usage_of(self._delta.dress(entry, directory))
-            if entry.is_file:
+            if entry.kind is not EntryKind.DIRECTORY:
                 status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
-                if status.st_nlink != 1:
+                if status.st_nlink != 1:  # of symlinks too: two names would have one time
                     return False
-                self._stats[*path, entry.name] = stat_key(status)
+                if entry.is_file:
+                    self._stats[*path, entry.name] = stat_key(status)
         return True
 
     def _is_past(self, time_ns: int) -> bool:

@@ -62,8 +62,9 @@ async def test_steps_that_are_cancelled_at_any_moment_leave_nothing_and_harm_nob
         assert "/cell-" not in Path(f"/proc/{launcher}/mountinfo").read_text()
         mine = [group for group in control_groups() if f"-{launcher}-" in group.name]
         assert not [folder for group in mine for folder in group.iterdir() if folder.is_dir()]
-        assert len(os.listdir("/proc/self/fd")) == descriptors
         pool = executor._workspaces
+        pool.wait_for_removal()
+        assert len(os.listdir("/proc/self/fd")) == descriptors
         live = {folder.name for folder in pool._root.iterdir() if folder.name.isdecimal()}
         assert live == set(pool._idle), "a workspace was lost, or one that is gone is still offered"
         assert said(await other.shell("cat n")) == "20"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from store.memory import MemoryObjects
@@ -87,6 +87,7 @@ def _check(live: Live, flavour: Flavour, steps: list[list[Operation]]) -> None:
 
 
 @given(steps=STEPS)
+@example(steps=[[("link", b"c", b"a/c")]])
 def test_live_restored_and_copied_workspaces_are_one(live: Live, steps: list[list[Operation]]) -> None:
     _check(live, "overlay", steps)
 
