@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import psf
 from executors.errors import ExecutorError
 from psf import config, store_arguments
 from psf.errors import ConfigurationError, PsfError
+from psf.terminal import printable
 from store.errors import StoreError
 
 FAILED, MISUSED = 1, 2
@@ -20,17 +22,20 @@ FAILED, MISUSED = 1, 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding cannot say
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.act(parsed)
     except ConfigurationError as error:
-        print(f"psf: {error}", file=sys.stderr)
+        print(f"psf: {printable(str(error))}", file=sys.stderr)
         return MISUSED
     except (PsfError, StoreError, ExecutorError) as error:
-        print(f"psf: {error}", file=sys.stderr)
+        print(f"psf: {printable(str(error))}", file=sys.stderr)
         return FAILED
     except OSError as error:
-        print(f"psf: {error.strerror or error}", file=sys.stderr)
+        print(f"psf: {printable(str(error.strerror or error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from psf.errors import PsfError
 from psf.history import find_snapshot
-from store.ids import PREFIX_DIGITS_MIN, SnapshotId, is_prefix
+from store.ids import ID_BYTES, PREFIX_DIGITS_MIN, SnapshotId, is_prefix
 from store.interfaces import Session
 from store.local import LocalStore
 
@@ -35,46 +35,50 @@ class Reference(NamedTuple):
 
 
 def resolve(store: LocalStore, text: str) -> Reference:
-    """The snapshot that `text` names. Raises ReferenceUnknown, NotInHistory."""
+    """The snapshot that `text` names. Raises ReferenceUnknown, also when it names more than one thing; NotInHistory."""
     name, _, place = text.partition("@")
-    session = _session(store, name)
-    if session is not None:
-        snapshot = find_snapshot(store.objects, store.heads, session, place) if place else session.head
-        return Reference(snapshot, session)
     if place:
-        raise ReferenceUnknown(name, "is no session")
-    for pin in store.heads.pins():
-        if pin.name == name:
-            return Reference(pin.snapshot, None)
-    return Reference(_snapshot(store, name), None)
+        session = resolve_session(store, name)
+        return Reference(find_snapshot(store.objects, store.heads, session, place), session)
+    for candidates in (_exact(store, name), _loose(store, name)):
+        if len(candidates) == 1:
+            return candidates.pop()
+        if candidates:
+            raise ReferenceUnknown(text, f"names {len(candidates)} things")
+    raise ReferenceUnknown(text, "is no session, pin or snapshot")
 
 
 def resolve_session(store: LocalStore, text: str) -> Session:
-    """The session that `text` names. Raises ReferenceUnknown."""
-    session = _session(store, text)
-    if session is None:
-        raise ReferenceUnknown(text, "is no session")
-    return session
+    """The session that `text` names: by its id, else by its name or the beginning of its id. Raises ReferenceUnknown."""
+    sessions = _sessions(store)
+    found = [session for session in sessions if session.session_id == text] or [
+        session for session in sessions if _is_called(session, text)
+    ]
+    if len(found) != 1:
+        raise ReferenceUnknown(text, f"names {len(found)} sessions" if found else "is no session")
+    return found[0]
 
 
-def _session(store: LocalStore, name: str) -> Session | None:
-    sessions = [moved.session for moved in store.heads.last_moves()]
-    for found in (
-        [session for session in sessions if session.session_id == name],
-        [session for session in sessions if session.name == name],
-        [session for session in sessions if len(name) >= PREFIX_DIGITS_MIN and session.session_id.startswith(name)],
-    ):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ReferenceUnknown(name, f"names {len(found)} sessions")
-    return None
+def _exact(store: LocalStore, name: str) -> set[Reference]:
+    """What has this very id, or is a pin of this name: nobody who may name a session can take its place."""
+    found = {Reference(session.head, session) for session in _sessions(store) if session.session_id == name}
+    found |= {Reference(pin.snapshot, None) for pin in store.heads.pins() if pin.name == name}
+    if len(name) == 2 * ID_BYTES:
+        found |= {Reference(snapshot, None) for _, snapshot in store.heads.roots() if snapshot.hex() == name}
+    return found
 
 
-def _snapshot(store: LocalStore, text: str) -> SnapshotId:
-    if not is_prefix(text):
-        raise ReferenceUnknown(text, "is no session, pin or snapshot id")
-    found = {snapshot for _, snapshot in store.heads.roots() if snapshot.hex().startswith(text)}
-    if len(found) == 1:
-        return found.pop()
-    raise ReferenceUnknown(text, f"names {len(found)} snapshots" if found else "is no session, pin or snapshot")
+def _loose(store: LocalStore, name: str) -> set[Reference]:
+    """What is called so, or whose id begins so."""
+    found = {Reference(session.head, session) for session in _sessions(store) if _is_called(session, name)}
+    if is_prefix(name):
+        found |= {Reference(snapshot, None) for _, snapshot in store.heads.roots() if snapshot.hex().startswith(name)}
+    return found
+
+
+def _sessions(store: LocalStore) -> list[Session]:
+    return [moved.session for moved in store.heads.last_moves()]
+
+
+def _is_called(session: Session, text: str) -> bool:
+    return session.name == text or (len(text) >= PREFIX_DIGITS_MIN and session.session_id.startswith(text))

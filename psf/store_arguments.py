@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 600.0
+MOVES_MAX = 1 << 60
 
 
 def add(commands: Any) -> None:
@@ -29,8 +30,8 @@ def add(commands: Any) -> None:
     out = _command(parts, "export", "export_bundle", "write a session with its history into one file")
     out.add_argument("session", metavar="SESSION")
     out.add_argument("file", metavar="FILE", help="the bundle; - for stdout")
-    out.add_argument("--since", type=int, metavar="MOVE", help="leave out moves up to and including this number")
-    out.add_argument("--until", type=int, metavar="MOVE", help="leave out moves after this number")
+    out.add_argument("--since", type=_number, metavar="MOVE", help="leave out moves up to and including this number")
+    out.add_argument("--until", type=_number, metavar="MOVE", help="leave out moves after this number")
     out.add_argument("--have", action="append", default=[], metavar="SNAPSHOT", help="a snapshot that the receiver has")
     into = _command(parts, "import", "import_bundle", "bring in a session from a bundle")
     into.add_argument("file", metavar="FILE")
@@ -62,6 +63,11 @@ def add_transfers(commands: Any) -> None:
     into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it")
     into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for a tar from stdin")
     into.add_argument("--pin", metavar="NAME", help="the name that keeps it (default: the path's own)")
+
+
+def _number(text: str) -> int:
+    """The number of a move, as no log has more of."""
+    return min(max(int(text), 0), MOVES_MAX)
 
 
 def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:

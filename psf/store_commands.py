@@ -33,8 +33,20 @@ from store.snapshot import decode
 from store.stats import stats as count
 from store.tree import EntryKind
 
+NAME_CHARACTERS_MAX = 200
 REPAIRED, LOST = 3, 4
 """Exit statuses of `psf store check`: nothing is lost, but something was or can be mended; something is lost."""
+
+
+class NotAName(PsfError):
+    """What was given cannot be the name of a pin or a session."""
+
+    code = "not_a_name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name[:80]!a} cannot be a name: 1 to {NAME_CHARACTERS_MAX} printable characters without @ can"
+        )
 
 
 class NotThere(PsfError):
@@ -102,7 +114,7 @@ def import_bundle(parsed: argparse.Namespace) -> int:
     with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
         imported = bundle_import.import_bundle(
             path, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
-            as_session=parsed.as_session, progress=told,
+            as_session=checked_name(parsed.as_session) if parsed.as_session is not None else None, progress=told,
         )  # fmt: skip
     print_result(parsed, imported, store_reports.show_imported)
     return 0
@@ -152,7 +164,7 @@ def diff(parsed: argparse.Namespace) -> int:
 def pin(parsed: argparse.Namespace) -> int:
     with opened(parsed) as store, turn(store) as lease:
         snapshot = resolve(store, parsed.reference).snapshot
-        store.heads.pin(Pin(parsed.name, snapshot, time.time()), epoch=lease.epoch)
+        store.heads.pin(Pin(checked_name(parsed.name), snapshot, time.time()), epoch=lease.epoch)
     print(snapshot.hex())
     return 0
 
@@ -165,6 +177,13 @@ def unpin(parsed: argparse.Namespace) -> int:
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------------
+
+
+def checked_name(name: str) -> str:
+    """A name for a pin or a session. Raises NotAName."""
+    if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable() or "@" in name:
+        raise NotAName(name)
+    return name
 
 
 def _root(parsed: argparse.Namespace) -> Path:
@@ -205,7 +224,8 @@ def written(name: str) -> Iterator[Any]:
     path = Path(name)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("xb") as file:
+        # As private as the store that it comes from.
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -235,6 +255,7 @@ def _parts(path: str) -> tuple[bytes, ...]:
 
 def print_result(parsed: argparse.Namespace, value: Any, show: Callable[[Any], None]) -> None:
     if parsed.json:
-        print(msgspec.json.encode(value).decode())
+        sys.stdout.flush()
+        sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
     else:
         show(value)

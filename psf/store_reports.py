@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 import msgspec
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from psf.terminal import printable
 from store.bundle_export import Exported
 from store.bundle_import import Imported
 from store.check import CheckReport
@@ -23,6 +24,11 @@ _SHORT = 12
 _LOSSES_SHOWN = 20
 _MODES = {EntryKind.FILE: "-rw-r--r--", EntryKind.EXECUTABLE: "-rwxr-xr-x", EntryKind.SYMLINK: "lrwxrwxrwx", EntryKind.DIRECTORY: "drwxr-xr-x"}  # fmt: skip
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def escape(text: str) -> str:
+    """Text of others, for rich."""
+    return markup.escape(printable(text))
 
 
 def size(size_bytes: float) -> str:
@@ -159,7 +165,9 @@ def show_exported(exported: Exported) -> None:
 
 
 def show_imported(imported: Imported) -> None:
-    _out().print(f"session {imported.session_id} {imported.change}: {imported.moves} moves, {imported.objects} objects")
+    _out().print(
+        f"session {escape(imported.session_id)} {imported.change}: {imported.moves} moves, {imported.objects} objects"
+    )
 
 
 def show_imported_tree(row: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from psf import progress
 from psf.errors import PsfError
 from psf.references import resolve
-from psf.store_commands import opened, print_result, turn, written
+from psf.store_commands import checked_name, opened, print_result, turn, written
 from psf.store_reports import show_imported_tree
 from store import snapshot as snapshots
 from store.archives.members import Imported
@@ -53,7 +53,7 @@ def export_tree(parsed: argparse.Namespace) -> int:
 
 def import_tree(parsed: argparse.Namespace) -> int:
     """Take in a tree, make a snapshot of it that a session can start from, and pin it."""
-    name = parsed.pin or _name(parsed.path)
+    name = checked_name(_name(parsed.path) if parsed.pin is None else parsed.pin)
     with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
         imported = _take_in(store, parsed.path, _bytes(told, "reading"))
         base = Snapshot(snapshots.VERSION, 0, (), imported.tree, None, None)

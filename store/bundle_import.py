@@ -67,7 +67,7 @@ def import_bundle(
     WriterFenced and OSError.
     """
     with _opened(source) as file:
-        header, digest = verify_bundle(file, objects, heads, progress)
+        header, digest = verify_bundle(file, objects, heads, tenant, progress)
         session = _as_imported(header.session, tenant, as_session, now_s)
         if not _plan(heads, session, header.moves).moves:
             return Imported(session.session_id, "unchanged", 0, 0)

@@ -17,11 +17,11 @@ from store.bundle_header import Header
 from store.capture import DEPTH_MAX, load_tree
 from store.check import ListedObjects, Progress, no_progress
 from store.errors import BundleRefused, DecodeError, ObjectDamaged, ObjectMissing
-from store.ids import Kind, TreeId, hasher
+from store.ids import Kind, SnapshotId, TreeId, hasher
 from store.interfaces import HeadSweeper
 from store.reachable import is_implied, mark, snapshot_needs
 from store.records import Name
-from store.snapshot import EMPTY_SNAPSHOT_ID
+from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.tree import EMPTY_TREE, EntryKind, Tree
 
 STRUCTURE_BYTES_MAX = 256 << 20
@@ -44,21 +44,25 @@ class Shape(NamedTuple):
 
 
 def verify_bundle(
-    file: BinaryIO, objects: ListedObjects, heads: HeadSweeper, progress: Progress = no_progress
+    file: BinaryIO, objects: ListedObjects, heads: HeadSweeper, tenant: str, progress: Progress = no_progress
 ) -> Verified:
-    """What a bundle brings, when it is whole and all that it needs is in it or kept here. Stores nothing. Keeps ids in memory.
+    """What a bundle brings, when it is whole and all that it needs is in it, or kept here by a session of `tenant`.
+
+    Stores nothing. Keeps ids in memory. What another tenant keeps does not count: a bundle that names it would show it.
 
     Raises BundleRefused with what is wrong where; OSError when `file` cannot be read.
     """
     reader = BundleReader(file)
     header = reader.header()
+    for _, snapshot in sorted(objects.find_missing([(Kind.SNAPSHOT, bytes(name)) for name in header.prerequisites])):
+        raise BundleRefused("it", f"builds on snapshot {snapshot.hex()}, which this store does not have")
     contents = _Contents(objects)
     for number, incoming in enumerate(reader.objects(header.objects), 1):
         contents.add(incoming)
         progress("verifying", number, header.objects)
     digest = reader.end()
     contents.need_from_log(header)
-    _require(objects, heads, contents.outside, {(Kind.SNAPSHOT, bytes(name)) for name in header.prerequisites})
+    _require(objects, heads, tenant, contents.outside)
     return Verified(header, digest)
 
 
@@ -71,6 +75,7 @@ class _Contents:
         self._size_bytes: dict[Name, int] = {}
         self._unneeded: set[Name] = set()
         self._shapes = {EMPTY_TREE: Shape(0, 0)}
+        self._depths = {EMPTY_SNAPSHOT_ID: 0}
 
     def add(self, incoming: Incoming) -> None:
         name, place = incoming.name, incoming.place
@@ -83,7 +88,7 @@ class _Contents:
             if name[0] is Kind.TREE:
                 self._add_tree(TreeId(name[1]), trees.decode(data), place)
             elif name[0] is Kind.SNAPSHOT:
-                self._need(snapshot_needs(snapshots.decode(data)))
+                self._add_snapshot(name, snapshots.decode(data), place)
         except DecodeError as error:
             raise BundleRefused(place, f"is not canonical: {error}") from None
         self._size_bytes[name] = size_bytes
@@ -102,6 +107,24 @@ class _Contents:
                 self._unneeded.discard(name)
             elif not is_implied(name):
                 self.outside.add(name)
+
+    def _add_snapshot(self, name: Name, snapshot: Snapshot, place: str) -> None:
+        depths = [self._depth(parent, place) for parent in snapshot.parents]
+        if snapshot.depth != (1 + max(depths) if depths else 0):
+            raise BundleRefused(
+                place, f"has the depth {snapshot.depth}, which is not one more than that of its parents"
+            )
+        self._depths[SnapshotId(name[1])] = snapshot.depth
+        self._need(snapshot_needs(snapshot))
+
+    def _depth(self, identity: SnapshotId, place: str) -> int:
+        if identity not in self._depths:
+            try:
+                stored = snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
+            except (ObjectMissing, ObjectDamaged, DecodeError) as error:
+                raise BundleRefused(place, f"needs what is not in it: {error}") from None
+            self._depths[identity] = stored.depth
+        return self._depths[identity]
 
     def _add_tree(self, identity: TreeId, tree: Tree, place: str) -> None:
         for entry in tree:
@@ -170,10 +193,8 @@ def _shape(tree: Tree, shapes: dict[TreeId, Shape]) -> Shape:
     )
 
 
-def _require(objects: ListedObjects, heads: HeadSweeper, outside: set[Name], prerequisites: set[Name]) -> None:
-    """Raise unless all of this is stored, whole down to the last blob, and kept by a session or a pin."""
-    for name in sorted(objects.find_missing(prerequisites)):
-        raise BundleRefused("it", f"builds on snapshot {name[1].hex()}, which this store does not have")
+def _require(objects: ListedObjects, heads: HeadSweeper, tenant: str, outside: set[Name]) -> None:
+    """Raise unless all of this is stored, whole down to the last blob, and kept by a session of the tenant."""
     for name in sorted(objects.find_missing(outside)):
         raise BundleRefused(_word(name), "is neither in it nor in this store")
     needed: set[Name] = set()
@@ -181,15 +202,18 @@ def _require(objects: ListedObjects, heads: HeadSweeper, outside: set[Name], pre
         raise BundleRefused(f"{_word(name)}, on which it builds,", f"cannot be read here: {problem}")
     for name in sorted(objects.find_missing([name for name in needed if not is_implied(name)])):
         raise BundleRefused(_word(name), "is needed by what it builds on, and not in this store")
-    for name in sorted(outside - _kept(objects, heads, outside)):
-        raise BundleRefused(_word(name), "is in this store, but no session and no pin keeps it: export without `have`")
+    for name in sorted(outside - _kept(objects, heads, tenant, outside)):
+        raise BundleRefused(
+            _word(name), "is in this store, but no session of this tenant keeps it: export without `have`"
+        )
 
 
-def _kept(objects: ListedObjects, heads: HeadSweeper, wanted: set[Name]) -> set[Name]:
+def _kept(objects: ListedObjects, heads: HeadSweeper, tenant: str, wanted: set[Name]) -> set[Name]:
     """What roots keep: at least what they keep of `wanted`. Follows all roots only when those that are wanted are not enough."""
     kept: set[Name] = set()
     if wanted:
-        roots = {(Kind.SNAPSHOT, bytes(snapshot)) for _, snapshot in heads.roots()}
+        theirs = {moved.session.session_id for moved in heads.last_moves() if moved.session.tenant == tenant}
+        roots = {(Kind.SNAPSHOT, bytes(snapshot)) for name, snapshot in heads.roots() if name in theirs}
         roots.add((Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID))
         mark(objects, roots & wanted, kept)
         if wanted - kept:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from store.files import CHUNK_BYTES, Files, read_exactly
 from store.ids import BlobId, Kind, hasher, object_id
 
 LARGE_BYTES = 128 << 10
+_NAME = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class LargeBlobs:
@@ -216,8 +218,9 @@ def _below(folder: Path, name: bytes) -> Path:
 def _names(folder: Path) -> Iterator[bytes]:
     if folder.is_dir():
         for fan in folder.iterdir():
-            for file in fan.iterdir():
-                yield bytes.fromhex(fan.name + file.name)
+            for file in fan.iterdir() if fan.is_dir() else ():
+                if _NAME.match(fan.name + file.name):  # what else lies there is not ours
+                    yield bytes.fromhex(fan.name + file.name)
 
 
 def _damaged(name: bytes) -> ObjectDamaged:

@@ -29,6 +29,11 @@ COMPRESSION_LEVEL = 1
 OBJECT_BYTES_MAX = 1 << 30
 """The longest object a compressed record may claim to hold."""
 WINDOW_BYTES = 1 << 20
+RESYNC_BYTES_MAX = 2 << 30
+"""A program may fill a file with what looks like records. Behind damage, so much is hashed in search of real ones, and no more."""
+
+CANDIDATE_BYTES = 1 << 10
+"""What looking at one candidate costs beside its bytes."""
 
 Name = tuple[Kind, bytes]
 
@@ -83,6 +88,8 @@ class Reading:
         self._descriptor, self._window_bytes = descriptor, window_bytes
         self._window, self._start = b"", 0
         self.size_bytes = os.fstat(descriptor).st_size
+        self.left_bytes = RESYNC_BYTES_MAX
+        """How much may still be hashed in search of a whole record behind damage."""
 
     def at(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file."""
@@ -121,7 +128,9 @@ def read_records(reading: Reading, start: int, *, verify: bool) -> Iterator[Reco
 
 
 def next_whole_record(reading: Reading, start: int) -> int | None:
-    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows."""
+    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows, or was found in
+    time: then `left_bytes` is below 0.
+    """
     offset = start
     while offset + RECORD.size <= reading.size_bytes:
         chunk = reading.at(offset, min(WINDOW_BYTES, reading.size_bytes - offset))
@@ -131,8 +140,12 @@ def next_whole_record(reading: Reading, start: int) -> int | None:
             continue
         offset += found
         record = reading.record(offset)
-        if record is not None and reading.object(record) is not None:
-            return offset
+        if record is not None:
+            reading.left_bytes -= record.length + CANDIDATE_BYTES
+            if reading.left_bytes < 0:
+                return None
+            if reading.object(record) is not None:
+                return offset
         offset += 1
     return None
 
@@ -167,7 +180,7 @@ def scan(reading: Reading, *, verify: bool) -> Scan:
             torn = reading.record(end)
             if torn is not None and torn.end == position:
                 lost.append(torn)
-    return Scan(records, lost, end, damaged)
+    return Scan(records, lost, end, damaged or reading.left_bytes < 0)
 
 
 def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int | None:

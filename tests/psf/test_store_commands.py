@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from store.ids import SnapshotId, blob_id
@@ -237,3 +238,57 @@ def test_two_depths_of_a_check_make_no_sense(root: Path) -> None:
     done = psf("store", "check", "--fast", "--full", store=root)
     assert done.returncode == 2
     assert b"usage: psf store check" in done.stderr
+
+
+def test_a_name_in_a_tree_cannot_command_a_terminal(root: Path) -> None:
+    store = LocalStore(root)
+    begin(store, SESSION)
+    step(
+        store,
+        SESSION,
+        {b"\x1b]0;owned\x07": b"x", b"[red]markup[": b"x", b"two\nlines": b"x", b"\xe2\x80\xaegpj": b"x"},
+    )
+    store.close()
+    for arguments in (("ls", SESSION, "d"), ("diff", f"{SESSION}@0", SESSION)):
+        shown = told("store", *arguments, store=root)
+        assert not [character for character in shown if not character.isprintable() and character != "\n"]
+        assert "[red]markup[" in shown
+        assert "two\\nlines" in shown
+    assert "\x1b" not in refused("store", "cat", SESSION, "no\x1b[31m", store=root)
+
+
+def test_nobody_takes_the_place_of_a_snapshot_or_a_pin_by_a_name(root: Path, heads: Heads) -> None:
+    """Whoever makes a session may name it."""
+    identity = heads[SESSION][2].hex()
+    told("store", "pin", identity, "golden", store=root)
+    store = LocalStore(root)
+    for number, name in enumerate((identity, "golden", "shared", "shared")):
+        impostor = msgspec.structs.replace(
+            store.heads.get(OTHER, "alice"), session_id=f"impostor{number}", name=name, created_at_s=2e9
+        )
+        store.heads.create([impostor], "create")
+    store.close()
+    for reference in (identity, "golden"):
+        assert told("store", "cat", reference, "d/text", store=root) == f"{SESSION} 2\n"
+    assert "names 2" in refused("store", "ls", "shared", store=root)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31m", "a@b", "x" * 201, os.fsdecode(b"\xff")])
+def test_what_cannot_be_a_name_is_none(root: Path, heads: Heads, name: str) -> None:
+    assert "cannot be a name" in refused("store", "pin", SESSION, name, store=root)
+
+
+def test_whatever_the_terminal_can_show_there_is_no_traceback(root: Path, heads: Heads, tmp_path: Path) -> None:
+    store = LocalStore(root)
+    store.heads.create([msgspec.structs.replace(store.heads.get(SESSION, "alice"), session_id="é⚠")], "create")
+    store.close()
+    (root / "large" / "notes.txt").write_text("not ours")
+    environment = {**os.environ, "PSF_STORE": str(root), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    for arguments in (["ls"], ["ls", "--json"], ["check"], ["stats"], ["gc"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "psf.cli", "store", *arguments], capture_output=True, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, b""), done
+    assert "no move" in refused("store", "export", SESSION, str(tmp_path / "b"), "--until", str(2**70), store=root)
+    told("store", "export", SESSION, str(tmp_path / "b"), store=root)
+    assert (tmp_path / "b").stat().st_mode & 0o077 == 0

@@ -325,7 +325,7 @@ def test_nothing_may_build_on_garbage() -> None:
     receiver.take(sender.export())
     data = sender.export("a", have=[sender.log()[-2].to_snapshot])
     receiver.heads.drop_unused_since(NOW_S * 2, is_running=nobody)
-    with pytest.raises(BundleRefused, match="no session and no pin keeps it"):
+    with pytest.raises(BundleRefused, match="no session of this tenant keeps it"):
         receiver.take(data)
     assert receiver.take(sender.export()).change == "created"
     assert receiver.take(data, as_session="b").change == "created"
@@ -395,7 +395,7 @@ def test_a_bundle_in_a_file_is_read_by_its_path(tmp_path: Path) -> None:
 def test_verifying_stores_nothing(receiver: Place) -> None:
     data, facts = filled().exported()
     before = receiver.everything()
-    header, _ = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads)
+    header, _ = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads, "alice")
     assert (header.session.session_id, len(header.moves), header.objects) == ("a", 6, facts.objects)
     assert receiver.everything() == before
 

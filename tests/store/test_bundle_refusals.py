@@ -17,7 +17,7 @@ from store.bundle_import import import_bundle
 from store.errors import BundleRefused
 from store.ids import Kind, SnapshotId, blob_id
 from store.records import RECORD, record_header
-from store.snapshot import EMPTY_SNAPSHOT_ID
+from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.tree import EMPTY_TREE
 from tests.store.bundles import Place, filled, put_together, refused, sealed, small, taken_apart
 
@@ -212,3 +212,23 @@ def test_parts_of_two_objects_are_not_mixed(small_parts: None) -> None:
     header, records = taken_apart(small())
     parts = [(records[1][0], bundle.PART, b"cont"), ((Kind.BLOB, bytes(blob_id(b"ent"))), 0, b"ent")]
     refused(put_together(header, records, parts={1: parts}), "not followed by its other parts")
+
+
+def test_what_another_tenant_keeps_is_not_in_reach_of_a_bundle() -> None:
+    """A bundle without any object, that names a snapshot of somebody else, would show all that is in it."""
+    place = filled()
+    head = place.head()
+    header, _ = taken_apart(small())
+    move = msgspec.structs.replace(header.moves[0], to_snapshot=head)
+    stranger = msgspec.structs.replace(header.session, session_id="stranger", tenant="mallory", head=head)
+    forged = put_together(msgspec.structs.replace(header, session=stranger, moves=(move,)), [])
+    refused(forged, "no session of this tenant keeps it", place, tenant="mallory")
+
+
+@pytest.mark.parametrize("depth", [0, 2, 10_000_000])
+def test_a_snapshot_of_a_wrong_depth_is_refused(depth: int) -> None:
+    """The next step would have a number that no snapshot may have, and the times of files would jump."""
+    place = Place.in_memory()
+    place.begin()
+    place.move_to(place.put_snapshot(Snapshot(1, depth, (EMPTY_SNAPSHOT_ID,), EMPTY_TREE, None, None)))
+    refused(place.export(), "depth")

@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
+from store import records
 from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files
 from store.ids import BlobId, Kind, blob_id
@@ -134,3 +135,21 @@ def test_damage_to_a_large_blob_is_an_error_that_names_it(tmp_path: Path) -> Non
     with pytest.raises(ObjectMissing):
         store.get(Kind.BLOB, name)
     store.close()
+
+
+def test_a_file_full_of_what_looks_like_records_cannot_stop_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each might be the record behind the damage. When the search is given up the pack is kept as it is, not cut."""
+    monkeypatch.setattr(records, "RESYNC_BYTES_MAX", 200_000)
+    bait = b"".join(records.record_header((Kind.BLOB, os.urandom(32)), 0, 60_000) for _ in range(2000))
+    names = filled(tmp_path, b"first", bait[:100_000], bytes(60_000), b"last")
+    pack = tmp_path / "packs" / "00000001.open"
+    data = bytearray(pack.read_bytes())
+    data[data.index(bait[:100]) + 5000] ^= 1
+    pack.write_bytes(data)
+    store = PackObjects(tmp_path, Files())
+    assert store.get(Kind.BLOB, names[0]) == b"first"
+    store.close()
+    (kept,) = (path for path in (tmp_path / "packs").iterdir() if path.suffix == ".pack")
+    assert kept.read_bytes() == data
