@@ -21,7 +21,7 @@ import blake3
 
 from store.bundle_header import Header, decode_header, encode_header
 from store.errors import BundleRefused, DecodeError
-from store.files import CHUNK_BYTES
+from store.files import CHUNK_BYTES, read_exactly
 from store.ids import Kind
 from store.records import RECORD, RECORD_MAGIC, Name, record_header
 
@@ -55,6 +55,14 @@ class BundleWriter:
             self._record(name, PART, rest[:PART_BYTES])
             rest = rest[PART_BYTES:]
         self._record(name, 0, rest)
+
+    def put_file(self, name: Name, descriptor: int) -> None:
+        """Put an object out of a file that holds nothing else, a part at a time."""
+        offset, rest_bytes = 0, os.fstat(descriptor).st_size
+        while rest_bytes > PART_BYTES:
+            self._record(name, PART, memoryview(read_exactly(descriptor, PART_BYTES, offset)))
+            offset, rest_bytes = offset + PART_BYTES, rest_bytes - PART_BYTES
+        self._record(name, 0, memoryview(read_exactly(descriptor, rest_bytes, offset)))
 
     def end(self) -> None:
         self._write(self._digest.digest())

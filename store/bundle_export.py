@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterable
 from typing import BinaryIO
 
 import msgspec
 
 from store import snapshot as snapshots
-from store.bundle import BundleWriter
+from store.bundle import PART_BYTES, BundleWriter
 from store.bundle_header import Header
+from store.capture import load_tree
 from store.check import ListedObjects, Progress, no_progress
 from store.errors import NotInHistory
-from store.ids import Kind, SnapshotId
+from store.ids import BlobId, Kind, SnapshotId, TreeId
 from store.interfaces import Heads, Move, Objects, Session
-from store.reachable import is_implied, mark, object_needs
+from store.reachable import is_implied, mark, object_needs, tree_needs
 from store.records import Name
 
 PAGE_MOVES = 1000
@@ -47,26 +49,33 @@ def export_bundle(
     passed over. `since` leaves out the moves up to and including that number, `until` those after it; a receiver must have the
     session up to `since`, and is taken to have what those moves need.
 
-    Keeps ids in memory, and one object at a time. Raises NotInHistory for a range that is none, BundleRefused for one with too many
+    Keeps ids in memory, and one object at a time, of a long file a part. Raises NotInHistory for a range that is none, BundleRefused for one with too many
     moves, ObjectMissing, ObjectDamaged, DecodeError and OSError; what is in the stream then is no bundle, and import would say so.
     """
     before, moves = _split_log(heads, session.session_id, since, until)
     held: set[Name] = set()
     prerequisites = _mark_held(objects, {*have, *before}, held)
-    ordered = in_order(objects, [(Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in moves], held)
+    ordered, long = in_order(objects, [(Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in moves], held)
     left = msgspec.structs.replace(session, head=moves[-1].to_snapshot)
     writer = BundleWriter(stream)
     writer.begin(Header(left, tuple(moves), prerequisites, len(ordered)))
     for number, name in enumerate(ordered, 1):
-        writer.put(name, objects.get(*name))
+        if name in long:
+            _put_long(writer, objects, BlobId(name[1]))
+        else:
+            writer.put(name, objects.get(*name))
         progress("writing", number, len(ordered))
     writer.end()
     return Exported(moves[0].sequence, moves[-1].sequence, len(ordered), writer.size_bytes, prerequisites)
 
 
-def in_order(objects: Objects, roots: Iterable[Name], held: Collection[Name]) -> list[Name]:
-    """All that `roots` need and that is not in `held`, each once, after what it needs itself. Needs no more stack for longer histories."""
+def in_order(objects: Objects, roots: Iterable[Name], held: Collection[Name]) -> tuple[list[Name], set[Name]]:
+    """All that `roots` need and that is not in `held`, each once, after what it needs itself; and which files of it are long.
+
+    Needs no more stack for longer histories.
+    """
     ordered: list[Name] = []
+    long: set[Name] = set()
     seen = set(held)
     ahead = [(root, False) for root in roots][::-1]
     while ahead:
@@ -76,9 +85,23 @@ def in_order(objects: Objects, roots: Iterable[Name], held: Collection[Name]) ->
         elif name not in seen and not is_implied(name):
             seen.add(name)
             ahead.append((name, True))
-            if name[0] is not Kind.BLOB:
-                ahead += [(need, False) for need in reversed(object_needs(objects, name))]
-    return ordered
+            ahead += [(need, False) for need in reversed(_needs(objects, name, long))]
+    return ordered, long
+
+
+def _needs(objects: Objects, name: Name, long: set[Name]) -> list[Name]:
+    """What an object names. Adds the long files of a tree to `long`: only there does it say how long a blob is."""
+    if name[0] is not Kind.TREE:
+        return object_needs(objects, name)
+    tree = load_tree(objects, TreeId(name[1]))
+    long.update((Kind.BLOB, entry.content) for entry in tree if entry.is_file and entry.size_bytes > PART_BYTES)
+    return tree_needs(tree)
+
+
+def _put_long(writer: BundleWriter, objects: Objects, blob: BlobId) -> None:
+    with tempfile.TemporaryFile() as whole:
+        objects.write_file(blob, whole.fileno())
+        writer.put_file((Kind.BLOB, blob), whole.fileno())
 
 
 def _split_log(

@@ -19,7 +19,7 @@ from store.check import ListedObjects, Progress, no_progress
 from store.errors import BundleRefused, DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind, SnapshotId, TreeId, hasher
 from store.interfaces import HeadSweeper
-from store.reachable import is_implied, mark, snapshot_needs
+from store.reachable import is_implied, mark, snapshot_needs, tree_needs
 from store.records import Name
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.tree import EMPTY_TREE, EntryKind, Tree
@@ -133,11 +133,7 @@ class _Contents:
                 raise BundleRefused(
                     place, f"says that {entry.name!r} has {entry.size_bytes} bytes, and its blob has {size_bytes}"
                 )
-        self._need(
-            (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
-            for entry in tree
-            if entry.kind is not EntryKind.SYMLINK
-        )
+        self._need(tree_needs(tree))
         for child in _subtrees(tree):
             self._measure(child, place)
         shape = self._shapes[identity] = _shape(tree, self._shapes)

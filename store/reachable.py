@@ -12,7 +12,7 @@ from store.ids import BlobId, Kind, TreeId
 from store.interfaces import Objects
 from store.records import Name
 from store.snapshot import Run, Snapshot
-from store.tree import EntryKind
+from store.tree import EntryKind, Tree
 
 
 def snapshot_needs(snapshot: Snapshot) -> list[Name]:
@@ -27,17 +27,22 @@ def snapshot_needs(snapshot: Snapshot) -> list[Name]:
     return needs + [(Kind.BLOB, blob) for blob in blobs]
 
 
+def tree_needs(tree: Tree) -> list[Name]:
+    """What a tree names directly."""
+    return [
+        (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
+        for entry in tree
+        if entry.kind is not EntryKind.SYMLINK
+    ]
+
+
 def object_needs(objects: Objects, name: Name) -> list[Name]:
     """What an object names directly. Raises ObjectMissing, ObjectDamaged, DecodeError when it cannot be read."""
     kind, identity = name
     if kind is Kind.SNAPSHOT:
         return snapshot_needs(snapshots.decode(objects.get(kind, identity)))
     if kind is Kind.TREE:
-        return [
-            (Kind.TREE if entry.kind is EntryKind.DIRECTORY else Kind.BLOB, entry.content)
-            for entry in load_tree(objects, TreeId(identity))
-            if entry.kind is not EntryKind.SYMLINK
-        ]
+        return tree_needs(load_tree(objects, TreeId(identity)))
     return []
 
 

@@ -15,14 +15,15 @@ from store import bundle
 from store.bundle_export import export_bundle
 from store.bundle_import import Imported, import_bundle
 from store.bundle_verify import verify_bundle
+from store.capture import put_tree
 from store.check import check
 from store.errors import BundleRefused, NotInHistory, WriterFenced
-from store.ids import Kind, SnapshotId
+from store.ids import BlobId, Kind, SnapshotId
 from store.local import LocalStore
 from store.memory import MemoryHeads, MemoryObjects
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.testing import in_threads, nobody
-from store.tree import EMPTY_TREE
+from store.tree import EMPTY_TREE, Entry, EntryKind
 from tests.store.bundles import NOW_S, Place, filled
 
 
@@ -423,6 +424,38 @@ def test_a_long_history_needs_no_more_stack() -> None:
     assert facts.objects == 3000
     receiver.take(data)
     assert check(receiver.objects, receiver.heads).clean
+
+
+@pytest.mark.parametrize("size", [0, 5, bundle.PART_BYTES])
+def test_a_file_that_is_shorter_than_its_tree_says_is_sent_as_it_is(size: int) -> None:
+    """Such a tree can have come from elsewhere. The receiver says what is wrong with it."""
+    sender = Place.in_memory()
+    sender.begin()
+    blob = sender.blob(b"x" * size)
+    tree = put_tree(sender.objects, [Entry(b"f", EntryKind.FILE, blob, bundle.PART_BYTES + 1, 1)])
+    sender.move_to(sender.put_snapshot(Snapshot(1, 1, (EMPTY_SNAPSHOT_ID,), tree, None, None)))
+    with pytest.raises(BundleRefused, match=f"and its blob has {size}"):
+        Place.in_memory().take(sender.export())
+
+
+def test_a_long_file_is_not_read_into_memory() -> None:
+    class Careful(MemoryObjects):
+        into_file = False
+
+        def get(self, kind: Kind, object_id: bytes) -> bytes:
+            data = super().get(kind, object_id)
+            assert self.into_file or len(data) <= bundle.PART_BYTES, "a long blob was asked for as bytes"
+            return data
+
+        def write_file(self, blob: BlobId, descriptor: int) -> None:
+            self.into_file = True
+            super().write_file(blob, descriptor)
+            self.into_file = False
+
+    sender = Place(Careful(), MemoryHeads())
+    sender.begin()
+    sender.step({b"long": b"x" * (bundle.PART_BYTES + 1)})
+    assert len(sender.export()) > bundle.PART_BYTES
 
 
 def test_every_object_is_read_once_to_be_ordered_and_once_to_be_written() -> None:
