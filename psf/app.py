@@ -31,7 +31,7 @@ from psf.sweeper import Sweeper
 from store.files import Files
 from store.local import LocalStore
 from store.snapshot import Limits
-from store.workspace import WorkspaceSettings
+from store.workspace import IdleLimits, WorkspaceSettings
 
 _log = logging.getLogger("psf")
 STOP_PATIENCE_S = 30.0
@@ -110,7 +110,13 @@ async def _local_executor(
     owner = profile.user if profile.privileged else None
     try:
         workspaces = await asyncio.to_thread(
-            store.workspaces, WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, owner)
+            store.workspaces,
+            WorkspaceSettings(
+                sandbox.capabilities.workspace,
+                profile.privileged,
+                owner,
+                idle=IdleLimits(disk_bytes=settings.workspace_bytes_max),
+            ),
         )
     except BaseException:
         await sandbox.close()

@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
     sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
     workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
+    workspace_bytes_max: Annotated[int, Doc("disk that directories kept between steps may take together")] = (
+        16384 * _MIB
+    )
     memory_bytes: Annotated[int, Doc("memory of a run that asks for none")] = 2048 * _MIB
     memory_bytes_max: Annotated[int, Doc("most memory a run may ask for")] = 16384 * _MIB
     wall_time_s_max: Annotated[float, Doc("longest time a stage may ask for")] = 3600.0
@@ -71,7 +74,7 @@ _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap")
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _POSITIVE = (
-    "sandbox_uid", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
+    "sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
     "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes",
 )  # fmt: skip
 
