@@ -131,7 +131,7 @@ class _Gunzipped:
             self._packed = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
             if data:
                 return data
-            if not packed and not self._decoder.eof:
+            if not packed:
                 raise ArchiveRefused("the archive is truncated: its gzip compression ends early")
 
 

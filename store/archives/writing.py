@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -13,21 +14,24 @@ from store.ids import Kind, TreeId
 from store.interfaces import Objects
 from store.tree import Entry, EntryKind
 
+REST_BYTES = 1 << 20
+
 
 class Writable(Protocol):
-    """A binary stream. `write` may take less than all, and then says how much."""
+    """A binary stream that waits. `write` says how much it took, which may be less than all."""
 
     def write(self, data: bytes, /) -> int | None: ...
 
 
 def write_all(stream: Writable, data: bytes) -> None:
     """Write all of `data`, also to a raw stream, which may take less at once. Raises OSError when it takes nothing."""
-    written = stream.write(data)
-    while written is not None and written < len(data):
-        data = data[written:]
-        written = stream.write(data)
-        if not written and data:
-            raise OSError("a stream takes no more")
+    ahead = memoryview(data)
+    while ahead:
+        # The whole is passed on as it is: only what a raw stream left is cut out.
+        written = stream.write(data if len(ahead) == len(data) else bytes(ahead[:REST_BYTES]))
+        if not written:
+            raise OSError(errno.EAGAIN, "the stream takes nothing; one that waits is needed")
+        ahead = ahead[written:]
 
 
 def walk(objects: Objects, tree: TreeId, limits: ArchiveLimits) -> Iterator[tuple[bytes, Entry]]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from store.archives.members import ArchiveLimits, Imported
+from store.archives import read_folder
+from store.archives.members import ArchiveLimits, Imported, Members
 from store.archives.read_folder import import_folder
 from store.errors import ArchiveRefused
+from store.files import Files
 from store.memory import MemoryObjects
+from store.tree import EMPTY_TREE
 from tests.store.live import as_user
 from tests.store.workbench import contents
 
@@ -56,7 +61,8 @@ def test_the_order_in_which_names_were_made_makes_no_difference(tmp_path: Path) 
             os.mkfifo(folder + b"/f" + name)
             os.mkdir(folder + b"/" + name)
         imported = import_folder(folder, MemoryObjects())
-        trees.add((imported.tree, imported.left_out))
+        trees.add(imported.tree)
+        assert [item.path for item in imported.left_out] == sorted(b"f" + name for name in names)
     assert len(trees) == 1
 
 
@@ -120,6 +126,54 @@ def test_a_folder_beyond_a_limit_is_refused_and_every_descriptor_closed(
     assert set(os.listdir("/proc/self/fd")) == before
     assert import_folder(tmp_path, MemoryObjects(), ArchiveLimits(6, 60, 0, 2)).files == 4
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_list_of_names_is_bounded_while_it_is_read(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / str(number)).touch()
+    reading = read_folder._Reading(
+        Members(MemoryObjects(), Files(), "", ArchiveLimits(), print), ArchiveLimits(entries=5)
+    )
+    reading.enter(os.open(tmp_path, os.O_RDONLY), ())
+    assert len(reading._open[0][2]) == 6
+    reading.close()
+
+
+class Meanwhile:
+    """Does something just before a name is opened, by the interpreter's own audit events: nothing is replaced."""
+
+    name = b""
+    deed: Callable[[], None] | None = None
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and self.deed is not None and arguments[0] == self.name:
+            deed, self.deed = self.deed, None
+            deed()
+
+
+MEANWHILE = Meanwhile()
+sys.addaudithook(MEANWHILE)
+
+
+@pytest.mark.parametrize("now", ["symlink", "fifo", "gone"])
+@pytest.mark.parametrize("was", ["directory", "file"])
+def test_what_is_replaced_before_it_is_opened_is_left_out(tmp_path: Path, was: str, now: str) -> None:
+    victim, elsewhere = tmp_path / "folder" / "victim", tmp_path / "elsewhere"
+    victim.parent.mkdir()
+    for path in (victim, elsewhere):
+        path.mkdir() if was == "directory" else path.touch()
+
+    def replace() -> None:
+        victim.rename(tmp_path / "old")
+        if now == "symlink":
+            victim.symlink_to(elsewhere)
+        elif now == "fifo":
+            os.mkfifo(victim)
+
+    MEANWHILE.name, MEANWHILE.deed = b"victim", replace
+    imported = import_folder(victim.parent, MemoryObjects())
+    assert MEANWHILE.deed is None
+    assert (imported.tree, list(left_out(imported))) == (EMPTY_TREE, [b"victim"])
 
 
 def test_a_nest_as_deep_as_capture_keeps_is_taken_in_and_one_deeper_is_refused(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from store.faulty import FaultyFiles
 from store.files import Files
 from store.ids import BlobId, Kind
 from store.known import KnownTrees
+from store.local import LocalStore
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE, EntryKind
 from tests.store.archives.made import Member, Taken, take_tar, tar_of, zip_of
+from tests.store.workbench import contents
 
 END = bytes(2 * BLOCK_BYTES)
 
@@ -78,6 +80,8 @@ def test_dots_and_a_slash_at_the_end_say_nothing(name: str, path: bytes) -> None
         (b"a/../../b", '".."'),
         (b"a/..", '".."'),
         (b"a//b", "empty component"),
+        (b"a//", "empty component"),
+        (b"/", "absolute"),
         (b".//a", "empty component"),
         (b"a\0b", "NUL"),
         (b"n" * 256, "more than 255 bytes"),
@@ -164,6 +168,7 @@ def test_what_no_tree_holds_is_left_out_and_named() -> None:
             Member("_psf_main.py", data=b"1"),
             Member("_psf_d/a", data=b"1"),
             Member("_psf_l", tarfile.LNKTYPE, link="_psf_main.py"),
+            Member("plain", tarfile.LNKTYPE, link="_psf_main.py"),
             Member("d/_psf_kept", data=b"1"),
         )
     )
@@ -173,7 +178,7 @@ def test_what_no_tree_holds_is_left_out_and_named() -> None:
         b"/label": "a volume label", b"empty": "a symlink whose target is empty or too long",
         b"long": "a symlink whose target is empty or too long", b"holes": "a sparse file",
         b"_psf_main.py": "a name that psf uses itself", b"_psf_d/a": "a name that psf uses itself",
-        b"_psf_l": "a name that psf uses itself",
+        b"_psf_l": "a name that psf uses itself", b"plain": "a hard link to what was left out",
     }  # fmt: skip
     assert taken.contents == {b"d": None, b"d/_psf_kept": b"1"}
 
@@ -259,9 +264,39 @@ def test_sizes_in_binary_are_read_and_negative_ones_refused() -> None:
         return bytes(block)
 
     assert take_tar(with_size(b"\x80" + bytes(10) + b"\x03") + padded(b"abc") + END).contents == {b"a": b"abc"}
-    for field in (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"12345678\0   ", b"-0000000001\0"):
-        with pytest.raises(ArchiveRefused):
+    for field, word in (
+        (b"\xff" * 12, "no number"),
+        (b"\x80" + b"\xff" * 11, "unpacked, more than"),
+        (b"12345678\0   ", "no number"),
+        (b"-0000000001\0", "no number"),
+    ):
+        with pytest.raises(ArchiveRefused, match=word):
             take_tar(with_size(field) + END)
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"5", b"6"])
+def test_members_that_have_no_contents_have_none_whatever_size_they_claim(kind: bytes) -> None:
+    """As old programs wrote directories and hard links, and as GNU tar and Python read them."""
+    claimed = encode_headers(Described(b"b", kind, 0o644, 700, 0, b"a"))
+    assert take_tar(raw(b"a") + claimed + raw(b"c", b"1") + END).contents[b"c"] == b"1"
+
+
+def test_a_file_with_the_name_of_a_directory_is_one_unless_it_has_contents() -> None:
+    for kind in (b"0", b"\0"):
+        assert take_tar(raw(b"d/", kind=kind) + END).contents == {b"d": None}
+        with pytest.raises(ArchiveRefused, match="has contents"):
+            take_tar(raw(b"d/", b"1", kind=kind) + END)
+
+
+def test_a_name_comes_from_the_nearest_header() -> None:
+    everywhere = raw(b"pax", b"15 path=global\n", b"g")
+    long_name = raw(b"././@LongLink", b"long\0", b"L")
+    own = raw(b"pax", b"12 path=own\n", b"x")
+    for before, name in (
+        (everywhere, b"global"), (everywhere + long_name, b"long"), (long_name + everywhere, b"long"),
+        (everywhere + long_name + own, b"own"), (everywhere + own + long_name, b"own"),
+    ):  # fmt: skip
+        assert list(take_tar(before + raw(b"header") + END).contents) == [name]
 
 
 def test_a_checksum_of_signed_characters_is_good_too() -> None:
@@ -421,6 +456,13 @@ def test_a_claimed_size_beyond_the_bound_is_refused_before_it_is_read() -> None:
         take_tar(header)
 
 
+def test_an_archive_of_many_small_members_is_bounded_as_a_whole() -> None:
+    archive = b"".join(raw(b"%d" % number) for number in range(10)) + END
+    take_tar(archive, ArchiveLimits(total_bytes=len(archive)))
+    with pytest.raises(ArchiveRefused, match="unpacked, more than 5120 bytes"):
+        take_tar(archive, ArchiveLimits(total_bytes=5120))
+
+
 def test_headers_before_one_member_are_bounded() -> None:
     record = b" comment=" + b"x" * 2000 + b"\n"
     header = raw(b"pax", b"%d" % (len(record) + 4) + record, b"x")
@@ -491,6 +533,17 @@ def test_large_contents_go_through_a_file_without_a_name(tmp_path: Path) -> None
     assert done == sorted(done)
     assert done[-1] == imported.total_bytes == sum(sizes)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_the_caller_syncs_is_there_when_the_store_is_opened_again(tmp_path: Path) -> None:
+    archive = tar_of(Member("d/large", data=os.urandom(300_000)), Member("small", data=b"1"))
+    store = LocalStore(tmp_path / "store")
+    tree = import_tar(io.BytesIO(archive), store.objects, Files(), store.root).tree
+    store.objects.sync()
+    store.close()
+    again = LocalStore(tmp_path / "store")
+    assert contents(again.objects, tree) == take_tar(archive).contents
+    again.close()
 
 
 @pytest.mark.parametrize("fail_at", [1, 2, 3])

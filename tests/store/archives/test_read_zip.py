@@ -80,6 +80,12 @@ def test_names_are_the_bytes_that_the_archive_has() -> None:
     assert list(take_zip(archive).contents) == [every]
 
 
+def test_modes_are_those_of_unix_only_where_the_archive_was_made_on_unix() -> None:
+    archive = bytearray(zip_of(("a", b"/etc", LINK)))
+    archive[archive.index(b"PK\x01\x02") + 5] = 0
+    assert take_zip(bytes(archive)).contents == {b"a": b"/etc"}
+
+
 def test_a_directory_with_contents_is_refused() -> None:
     with pytest.raises(ArchiveRefused, match="has contents"):
         take_zip(zip_of(("d/", b"1", FOLDER)))
@@ -131,6 +137,8 @@ def test_entries_are_bounded_before_their_list_is_made() -> None:
     assert take_zip(archive, ArchiveLimits(entries=6)).imported.files == 6
     with pytest.raises(ArchiveRefused, match="more than 5 entries"):
         take_zip(archive, ArchiveLimits(entries=5))
+    with pytest.raises(ArchiveRefused, match="more than 5 entries"):
+        zipfile.ZipFile(Watched(io.BytesIO(archive), 5))
 
 
 def test_the_list_of_members_is_bounded_in_bytes() -> None:

@@ -95,6 +95,8 @@ def test_python_reads_our_zip_with_modes_and_logical_times() -> None:
         assert {member.date_time for member in archive.infolist()} == {(2000, 1, 1, 0, 1, 10)}
         assert archive.getinfo("d/run").external_attr >> 16 == stat.S_IFREG | 0o755
         assert archive.getinfo("ü").external_attr >> 16 == stat.S_IFREG | 0o644
+        # A directory has no contents and so no length behind them, which readers of streams could not pass.
+        assert (archive.getinfo("d/empty/").flag_bits, archive.getinfo("d/empty/").compress_size) == (0, 0)
         assert archive.getinfo("d/empty/").external_attr == (stat.S_IFDIR | 0o755) << 16 | 0x10
 
 
@@ -118,6 +120,23 @@ def test_a_size_that_eleven_digits_cannot_say_stands_in_an_extended_header() -> 
     assert info is not None
     assert info.size == 9 << 30
     assert len(encode_headers(Described(b"a", b"0", 0o644, (8 << 30) - 1, EPOCH_S))) == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "records"),
+    [
+        (b"n" * 100, {}),
+        (b"n" * 101, {b"path": b"n" * 101}),
+        ("ü".encode(), {b"path": "ü".encode()}),
+        (b"\xe9", {b"hdrcharset": b"BINARY", b"path": b"\xe9"}),
+    ],
+)
+def test_a_name_that_is_long_or_not_ascii_stands_in_an_extended_header(
+    name: bytes, records: dict[bytes, bytes]
+) -> None:
+    blocks = encode_headers(Described(name, b"0", 0o644, 0, EPOCH_S))
+    header = parse_header(blocks[:512])
+    assert (parse_records(blocks[512 : 512 + header.size_bytes]) if header.kind == b"x" else {}) == records
 
 
 def test_unzip_makes_our_zip_into_the_same_files(tmp_path: Path) -> None:
@@ -162,6 +181,31 @@ def test_a_pipe_will_do(export: Callable, buffering: int) -> None:
     direct = io.BytesIO()
     export(objects, tree, direct)
     assert received == [direct.getvalue()]
+
+
+@exports
+def test_a_stream_that_takes_little_at_once_gets_everything(export: Callable) -> None:
+    class Sipping(io.BytesIO):
+        def write(self, data: bytes, /) -> int:  # type: ignore[override]
+            return super().write(data[:1000])
+
+    objects = MemoryObjects()
+    tree = make_tree(objects, MADE)
+    direct, sipping = io.BytesIO(), Sipping()
+    export(objects, tree, direct)
+    export(objects, tree, sipping)
+    assert sipping.getvalue() == direct.getvalue()
+
+
+@exports
+@pytest.mark.parametrize("taken", [0, None])
+def test_a_stream_that_takes_nothing_is_an_oserror(export: Callable, taken: int | None) -> None:
+    class Full:
+        def write(self, data: bytes) -> int | None:
+            return taken
+
+    with pytest.raises(OSError, match="takes nothing"):
+        export(MemoryObjects(), EMPTY_TREE, Full())
 
 
 @exports
