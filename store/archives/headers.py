@@ -76,7 +76,7 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
         digits = data[position:space] if space > 0 else b""
         end = position + int(digits) if _DECIMAL.match(digits) else 0
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end <= space or data[end - 1 : end] != b"\n" or not equals or not key:
+        if data[end - 1 : end] != b"\n" or not equals or not key:
             raise ArchiveRefused("an extended header is not made of records")
         records[key] = value
         position = end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import os
 import subprocess
 import tarfile
@@ -353,6 +354,12 @@ def test_an_incremental_archive_of_gnu_tar_is_taken_in(tmp_path: Path) -> None:
 # -- streams --------------------------------------------------------------------------------------------------------------
 
 
+def in_parts(data: bytes) -> bytes:
+    """Gzipped as several parts, ends of which come within, at and across what is read at once."""
+    cuts = (0, 100, 512, 512, 1300, len(data))
+    return b"".join(gzip.compress(data[start:end]) for start, end in itertools.pairwise(cuts))
+
+
 class Dribble:
     """A stream that cannot seek and gives what it likes: one byte, or a few."""
 
@@ -365,9 +372,7 @@ class Dribble:
         return part
 
 
-@pytest.mark.parametrize(
-    "pack", [bytes, gzip.compress, lambda data: gzip.compress(data[:700]) + gzip.compress(data[700:])]
-)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, in_parts])
 @pytest.mark.parametrize("at_once", [1, 7, 513])
 def test_any_stream_will_do_plain_or_gzipped(pack: Callable[[bytes], bytes], at_once: int) -> None:
     archive = pack(tar_of(Member("a", data=b"x" * 3000), Member("b", data=b"y")))
