@@ -24,6 +24,7 @@ from store.delta import Delta
 from store.errors import ArchiveRefused
 from store.files import Files, open_directory
 from store.ids import TreeId
+from store.known import KnownTrees
 from store.memory import MemoryObjects
 from store.tree import EntryKind
 from tests.store import live
@@ -53,7 +54,7 @@ def materialize(objects: MemoryObjects, tree: TreeId, folder: Path) -> None:
     folder.mkdir()
     directory = open_directory(str(folder))
     try:
-        Delta(objects, Files(), None, "trusted.overlay.").materialize(tree, directory)
+        Delta(KnownTrees(objects), Files(), None, "trusted.overlay.").materialize(tree, directory)
     finally:
         os.close(directory)
 
