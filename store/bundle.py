@@ -2,7 +2,8 @@
 
     magic    `psfbundle\\x01`
     header   its length (4 bytes, little-endian), then msgpack: see Header
-    records  as in packs (store.records), each object once, after all that it needs
+    records  each object once, after all that it needs: magic `psf1`, kind (1 byte), flags (1), zeros (2), length of the
+             payload (4), id (32), and the payload
     trailer  BLAKE3 of all before it
 
 An object longer than PART_BYTES is several records of one id: all but the last have the PART flag and PART_BYTES of payload. So no
@@ -23,16 +24,22 @@ from store.bundle_header import Header, decode_header, encode_header
 from store.errors import BundleRefused, DecodeError
 from store.files import CHUNK_BYTES, read_exactly
 from store.ids import Kind
-from store.records import RECORD, RECORD_MAGIC, Name, record_header
+from store.records import Name
 
 MAGIC = b"psfbundle\x01"
 HEADER_BYTES_MAX = 64 << 20
+RECORD_MAGIC = b"psf1"
+RECORD = struct.Struct("<4sBBHI32s")
 PART = 0x80
 """Flag of a record whose object goes on in the next one."""
 PART_BYTES = 16 << 20
 _LENGTH = struct.Struct("<I")
 _HASH_BYTES = 32
 _KINDS = (Kind.BLOB, Kind.TREE, Kind.SNAPSHOT)
+
+
+def record_header(name: Name, flags: int, length: int) -> bytes:
+    return RECORD.pack(RECORD_MAGIC, name[0], flags, 0, length, name[1])
 
 
 class BundleWriter:

@@ -126,6 +126,10 @@ class Files:
                 raise OSError(errno.EIO, "a file became shorter while it was copied")
             remaining -= copied
 
+    def random(self, length: int) -> bytes:
+        """Bytes that nobody can guess."""
+        return os.urandom(length)
+
     def make_directory(self, path: str | bytes, mode: int = 0o755, *, directory: int | None = None) -> None:
         os.mkdir(path, mode, dir_fd=directory)
 

@@ -209,7 +209,7 @@ class Sweep:
             reason = "condemned earlier"
         elif size - live >= GARBAGE_SHARE * size:
             reason = "garbage"
-        elif not pack.compacted:
+        elif not pack.file.compacted:
             reason = "not compressed"
         return PackPlan(pack.number, size, live, reason)
 

@@ -1,6 +1,7 @@
 """A store folder on this machine: one place that knows what lies where.
 
 FORMAT       the format's name and number
+marker       what the store's records begin with (store.marker)
 packs/ large/   objects (store.packs)
 heads.sqlite    sessions and logs (store.heads)
 leases.lock     turns (store.leases)
@@ -37,7 +38,7 @@ from store.tree import EMPTY_TREE, EMPTY_TREE_BYTES
 from store.verify import Findings, check_store
 from store.workspace import WorkspaceSettings
 
-FORMAT = b"psf store 1\n"
+FORMAT = b"psf store 2\n"
 
 
 class Mended(NamedTuple):

@@ -22,19 +22,48 @@ from store import index as indexes
 from store.errors import StoreUnusable
 from store.files import Files, read_exactly
 from store.index import IndexDamaged, PackIndex
-from store.records import COMPACTED_HEADER, PACK_HEADER, PACK_HEADERS, Name, Reading, Record, read_records, scan
+from store.records import (
+    COMPACTED_MAGIC,
+    PACK_HEADER,
+    PACK_MAGIC,
+    WINDOW_BYTES,
+    Name,
+    PackHeader,
+    Reading,
+    Record,
+    decode_pack_header,
+    read_records,
+    scan,
+)
 
 OPEN, SEALED, CONDEMNED, INDEX = ".open", ".pack", ".condemned", ".idx"
 _HEADER_WINDOW_BYTES = 64 << 10
 
 
 class PackFile:
-    """An open file that closes when nobody uses it any more: a reader may still be in it when its pack is dropped."""
+    """An open pack that closes when nobody uses it any more: a reader may still be in it when its pack is dropped.
 
-    __slots__ = ("descriptor",)
+    `marker` is what its records begin with.
+    """
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    __slots__ = ("descriptor", "marker")
+
+    def __init__(self, descriptor: int, marker: bytes) -> None:
+        self.descriptor, self.marker = descriptor, marker
+
+    @property
+    def header(self) -> PackHeader | None:
+        """None when it is damaged."""
+        return decode_pack_header(read_exactly(self.descriptor, PACK_HEADER.size, 0))
+
+    @property
+    def compacted(self) -> bool:
+        """Whether gc wrote it, compressed."""
+        header = self.header
+        return header is not None and header.compacted
+
+    def reading(self, window_bytes: int = WINDOW_BYTES) -> Reading:
+        return Reading(self.descriptor, self.marker, window_bytes)
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -56,11 +85,6 @@ class SealedPack:
         self.size_bytes = os.fstat(file.descriptor).st_size
 
     @property
-    def compacted(self) -> bool:
-        """Whether gc wrote it, compressed."""
-        return read_exactly(self.file.descriptor, len(COMPACTED_HEADER), 0) == COMPACTED_HEADER
-
-    @property
     def number(self) -> int:
         return number_of(self.path)
 
@@ -77,11 +101,11 @@ class _ForeignPack:
     """What has been read so far of a pack that another process appends to."""
 
     def __init__(self, file: PackFile) -> None:
-        self.file, self.end = file, len(PACK_HEADER)
+        self.file, self.end = file, PACK_HEADER.size
         self.places: dict[Name, Place] = {}
 
     def read_on(self) -> None:
-        reading = Reading(self.file.descriptor)
+        reading = self.file.reading()
         for record in read_records(reading, self.end, verify=True):
             self.places[record.name] = Place(self.file, record.offset, record.length)
             self.end = record.end
@@ -90,8 +114,8 @@ class _ForeignPack:
 class PackFolder:
     """See the module. Any number of threads; lookups take no lock. Raises StoreUnusable for what is no pack of this format."""
 
-    def __init__(self, path: Path, files: Files) -> None:
-        self.path, self._files = path, files
+    def __init__(self, path: Path, files: Files, marker: bytes) -> None:
+        self.path, self._files, self.marker = path, files, marker
         self.rebuilt: list[str] = []
         """Indexes that were damaged, or not of their pack, and have been made again."""
         self._lock = threading.RLock()
@@ -179,9 +203,7 @@ class PackFolder:
     def _paths(self) -> dict[int, Path]:
         """The packs that are there. Of a pack that is renamed meanwhile, the later name: they change in one direction only."""
         found: dict[int, Path] = {}
-        for path in self.path.iterdir():
-            if path.suffix == INDEX:
-                continue
+        for path in packs_in(self.path):
             number = number_of(path)
             if number not in found or _STAGES.index(path.suffix) > _STAGES.index(found[number].suffix):
                 found[number] = path
@@ -209,11 +231,9 @@ class PackFolder:
 
     def _open(self, path: Path) -> PackFile | None:
         try:
-            file = PackFile(self._files.open(str(path), os.O_RDONLY))
+            return open_pack(self._files.open(str(path), os.O_RDONLY), path, self.marker)
         except FileNotFoundError:
             return None
-        check_version(file.descriptor, path)
-        return file
 
     def _index_of(self, path: Path, file: PackFile) -> PackIndex:
         """The pack's index: its file, or, when that is not there or not right, made from the pack."""
@@ -226,7 +246,7 @@ class PackFolder:
         except IndexDamaged as error:
             damaged = True
             self.rebuilt.append(f"the index of pack {number_of(path)} was damaged: {error}")
-        found = scan(Reading(file.descriptor, _HEADER_WINDOW_BYTES), verify=False)
+        found = scan(file.reading(_HEADER_WINDOW_BYTES), verify=False)
         data = indexes.build([*found.lost, *found.records], pack_bytes)
         if damaged:
             self._files.unlink(str(path.with_suffix(INDEX)))
@@ -264,6 +284,11 @@ class PackFolder:
 _STAGES = (OPEN, SEALED, CONDEMNED)
 
 
+def packs_in(folder: Path) -> Iterator[Path]:
+    """The packs of a folder, without their indexes."""
+    return (path for path in folder.iterdir() if path.suffix != INDEX)
+
+
 def number_of(path: Path) -> int:
     """A pack's number. Raises StoreUnusable for a file that has no place in the folder."""
     if path.suffix not in (*_STAGES, INDEX) or not path.stem.isdecimal():
@@ -271,11 +296,19 @@ def number_of(path: Path) -> int:
     return int(path.stem)
 
 
-def check_version(descriptor: int, path: Path) -> None:
-    """Raise StoreUnusable for a pack of another version. A damaged header is none: objects are found behind it."""
-    header = read_exactly(descriptor, len(PACK_HEADER), 0)
-    if header[:-1] == PACK_HEADER[:-1] and header not in PACK_HEADERS:
-        raise StoreUnusable(f"pack {number_of(path)} is of format {header[-1]}; this psf reads 1 and 2")
+def open_pack(descriptor: int, path: Path, marker: bytes) -> PackFile:
+    """The pack that `descriptor` is open on, and is closed with. Where its header is damaged it has the store's `marker`: objects
+    are found behind it. Raises StoreUnusable for a pack of another version.
+    """
+    file = PackFile(descriptor, marker)
+    header = file.header
+    if header is not None:
+        file.marker = header.marker
+        return file
+    magic = read_exactly(descriptor, len(PACK_MAGIC), 0)
+    if magic[:-1] == PACK_MAGIC[:-1] and magic not in (PACK_MAGIC, COMPACTED_MAGIC):
+        raise StoreUnusable(f"pack {number_of(path)} is of format {magic[-1]}; this psf reads 3 and 4")
+    return file
 
 
 def is_named(descriptor: int, path: Path) -> bool:

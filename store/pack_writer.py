@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from store.files import Files, read_exactly
-from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, check_version, is_named, lock, number_of
-from store.records import COMPACTED_HEADER, PACK_HEADER, Name, Reading, Record, record_header, scan
+from store.files import Files
+from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
+from store.records import PACK_HEADER, Name, PackHeader, Record, encode_pack_header, encode_record_header, scan
 
 PACK_MODE = 0o600
 """Writable, also for users without the rights of root: the next start goes on with it."""
@@ -22,7 +22,7 @@ class PackWriter:
     """One open pack of ours. Used by one thread at a time."""
 
     def __init__(self, path: Path, file: PackFile, folder: PackFolder, files: Files) -> None:
-        self.path, self.file, self.end = path, file, len(PACK_HEADER)
+        self.path, self.file, self.end = path, file, PACK_HEADER.size
         self.records: dict[Name, Record] = {}
         self.usable = True
         """False after a failed sync: the kernel may have dropped its pages, so nobody may rely on the file any more."""
@@ -36,23 +36,24 @@ class PackWriter:
     @property
     def compacted(self) -> bool:
         """Whether it is a pack of gc's, which nobody else goes on with."""
-        return read_exactly(self.file.descriptor, len(COMPACTED_HEADER), 0) == COMPACTED_HEADER
+        return self.file.compacted
 
     @classmethod
-    def create(cls, folder: PackFolder, files: Files, header: bytes = PACK_HEADER) -> PackWriter:
+    def create(cls, folder: PackFolder, files: Files, *, compacted: bool = False) -> PackWriter:
         """A new, empty pack with a durable name."""
+        header = PackHeader(compacted, folder.marker)
         number = 1 + max(folder.numbers(), default=0)
         while (writer := cls._try_create(folder, files, number, header)) is None:
             number += 1
         return writer
 
     @classmethod
-    def _try_create(cls, folder: PackFolder, files: Files, number: int, header: bytes) -> PackWriter | None:
+    def _try_create(cls, folder: PackFolder, files: Files, number: int, header: PackHeader) -> PackWriter | None:
         path = folder.path / f"{number:08d}{OPEN}"
         # Locked before it has a name, so that no other process can take it for an abandoned one.
-        file = PackFile(files.unnamed(str(folder.path), PACK_MODE))
+        file = PackFile(files.unnamed(str(folder.path), PACK_MODE), header.marker)
         lock(file.descriptor)
-        files.append(file.descriptor, [header])
+        files.append(file.descriptor, [encode_pack_header(header)])
         files.sync(file.descriptor)
         folder.claim(number)
         try:
@@ -73,21 +74,20 @@ class PackWriter:
         is not sure.
         """
         try:
-            file = PackFile(files.open(str(path), os.O_RDWR | os.O_APPEND))
+            file = open_pack(files.open(str(path), os.O_RDWR | os.O_APPEND), path, folder.marker)
         except FileNotFoundError:
             return None  # another process has taken it over and sealed it meanwhile
         if not lock(file.descriptor) or not is_named(file.descriptor, path):
             return None
-        check_version(file.descriptor, path)
         folder.claim(number_of(path))
         writer = cls(path, file, folder, files)
         try:
             # Its sealing may have been undone by a power cut: what is appended now would not be in the index.
             if path.with_suffix(INDEX).exists():
                 files.unlink(str(path.with_suffix(INDEX)))
-            found = scan(Reading(file.descriptor), verify=True)
+            found = scan(file.reading(), verify=True)
             if not found.damaged:
-                files.truncate(file.descriptor, max(found.end, len(PACK_HEADER)))
+                files.truncate(file.descriptor, max(found.end, PACK_HEADER.size))
             files.sync(file.descriptor)
             writer.records = {record.name: record for record in (*found.lost, *found.records)}
             writer.end = found.end
@@ -104,7 +104,7 @@ class PackWriter:
         records: dict[Name, Record] = {}
         offset = self.end
         for name, flags, stored in items:
-            buffers += (record_header(name, flags, len(stored)), stored)
+            buffers += (encode_record_header(self.file.marker, name, flags, len(stored)), stored)
             record = Record(name, flags, offset + len(buffers[-2]), len(stored))
             records[name], offset = record, record.end
         self.usable = False
@@ -156,7 +156,7 @@ class PackCopy:
     def append(self, batch: list[Stored]) -> None:
         """Durable, and seen by others as sealed, after `seal`."""
         if self._writer is None:
-            self._writer = PackWriter.create(self._folder, self._files, COMPACTED_HEADER)
+            self._writer = PackWriter.create(self._folder, self._files, compacted=True)
         self._writer.append(batch, sync=False)
         if self._writer.end >= self._seal_bytes:
             self.seal()

@@ -21,9 +21,10 @@ from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files, read_exactly
 from store.ids import BlobId, Kind, object_id
 from store.large import LARGE_BYTES, LargeBlobs
-from store.pack_folder import PackFolder, Place
+from store.marker import hold_marker
+from store.pack_folder import PackFolder, Place, packs_in
 from store.pack_writer import PackWriter
-from store.records import COMPRESSED, RECORD, RECORD_MAGIC, Name, restore
+from store.records import COMPRESSED, RECORD, Name, restore
 
 SEAL_BYTES = 64 << 20
 PENDING_BYTES_MAX = 4 << 20
@@ -38,8 +39,11 @@ class PackObjects:
         root.mkdir(parents=True, exist_ok=True)
         files.ensure_directory(str(packs))
         self.large = LargeBlobs(root / "large", files)
+        marker, mended = hold_marker(root, packs_in(packs), files)
         files.sync_directory(str(root))
-        self.folder = PackFolder(packs, files)
+        self.folder = PackFolder(packs, files, marker)
+        if mended:
+            self.folder.rebuilt.append("the file with the store's marker was lost or damaged")
         self._state = threading.Condition()
         self._pending: dict[Name, bytes] = {}
         self._pending_bytes = 0
@@ -207,7 +211,7 @@ class PackObjects:
                 self._state.wait()
             self._own = None
             self._retired.clear()
-            self.folder = PackFolder(self.folder.path, self._files)
+            self.folder = PackFolder(self.folder.path, self._files, self.folder.marker)
 
     # -- parts ----------------------------------------------------------------------------------------------------------
 
@@ -272,8 +276,14 @@ def _read(name: Name, place: Place) -> bytes | None:
     record = read_exactly(place.file.descriptor, RECORD.size + place.length, place.offset - RECORD.size)
     if len(record) < RECORD.size:
         return None
-    magic, kind, flags, reserved, length, identity = RECORD.unpack_from(record)
-    if magic != RECORD_MAGIC or (kind, identity) != name or length != place.length or reserved or flags & ~COMPRESSED:
+    marker, kind, flags, reserved, length, identity = RECORD.unpack_from(record)
+    if (
+        marker != place.file.marker
+        or (kind, identity) != name
+        or length != place.length
+        or reserved
+        or flags & ~COMPRESSED
+    ):
         return None
     stored = record[RECORD.size :]
     return restore(name, flags, stored) if len(stored) == length else None

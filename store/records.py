@@ -1,7 +1,10 @@
 """Records: how objects stand in a pack, and reading them one after the other.
 
-A pack is one of PACK_HEADERS and then records. A record is a header (magic, kind, flags, length of what follows, id) and the
-object's bytes, as they are or, with the COMPRESSED flag, as one zstd frame (RFC 8878). The id is that of the bytes themselves.
+A pack is a header (magic, marker, check) and then records. A record is a header (marker, kind, flags, length of what follows, id)
+and the object's bytes, as they are or, with the COMPRESSED flag, as one zstd frame (RFC 8878). The id is that of the bytes themselves.
+
+The marker is random, one for each store, and never leaves it. So a program can write nothing that looks like a record, and what is
+found behind damage by its marker is one (docs/adr/0009).
 """
 
 from __future__ import annotations
@@ -11,29 +14,26 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import blake3
 import zstandard
 
 from store.files import read_exactly
 from store.ids import ID_BYTES, Kind, object_id
 
-PACK_HEADER = b"psfpack\x01"
+MARKER_BYTES = 8
+PACK_MAGIC = b"psfpack\x03"
 """Of a pack that was written commit by commit: its records are as they were put."""
-COMPACTED_HEADER = b"psfpack\x02"
+COMPACTED_MAGIC = b"psfpack\x04"
 """Of a pack that gc wrote: its records are compressed."""
-PACK_HEADERS = (PACK_HEADER, COMPACTED_HEADER)
-RECORD_MAGIC = b"psf1"
-RECORD = struct.Struct("<4sBBHI32s")
-"""Record header: magic, kind, flags, reserved (0), stored bytes, id. What is stored follows."""
+PACK_HEADER = struct.Struct("<8s8s8s")
+"""Pack header: magic, marker, the first bytes of the BLAKE3 of both."""
+RECORD = struct.Struct("<8sBBHI32s")
+"""Record header: marker, kind, flags, reserved (0), stored bytes, id. What is stored follows."""
 COMPRESSED = 1
 COMPRESSION_LEVEL = 1
 OBJECT_BYTES_MAX = 1 << 30
-"""The longest object a compressed record may claim to hold."""
+"""The longest object that a record may claim to hold."""
 WINDOW_BYTES = 1 << 20
-RESYNC_BYTES_MAX = 2 << 30
-"""A program may fill a file with what looks like records. Behind damage, so much is hashed in search of real ones, and no more."""
-
-CANDIDATE_BYTES = 1 << 10
-"""What looking at one candidate costs beside its bytes."""
 
 Name = tuple[Kind, bytes]
 
@@ -55,8 +55,45 @@ class Record(NamedTuple):
         return self.offset + self.length
 
 
-def record_header(name: Name, flags: int, length: int) -> bytes:
-    return RECORD.pack(RECORD_MAGIC, name[0], flags, 0, length, name[1])
+class PackHeader(NamedTuple):
+    """What a pack's first bytes say. Records of a compacted pack are compressed."""
+
+    compacted: bool
+    marker: bytes
+
+
+def encode_pack_header(header: PackHeader) -> bytes:
+    magic = COMPACTED_MAGIC if header.compacted else PACK_MAGIC
+    return PACK_HEADER.pack(magic, header.marker, _check(magic + header.marker))
+
+
+def decode_pack_header(data: bytes) -> PackHeader | None:
+    """What the first bytes of a pack say; None when they are damaged, or of another format."""
+    if len(data) < PACK_HEADER.size:
+        return None
+    magic, marker, check = PACK_HEADER.unpack_from(data)
+    if magic not in (PACK_MAGIC, COMPACTED_MAGIC) or check != _check(magic + marker):
+        return None
+    return PackHeader(magic == COMPACTED_MAGIC, marker)
+
+
+def encode_marker(marker: bytes) -> bytes:
+    """The content of a store's marker file."""
+    return marker + _check(marker)
+
+
+def decode_marker(data: bytes) -> bytes | None:
+    """The marker that a marker file holds; None when it is damaged."""
+    marker = data[:MARKER_BYTES]
+    return marker if len(marker) == MARKER_BYTES and data == encode_marker(marker) else None
+
+
+def _check(data: bytes) -> bytes:
+    return blake3.blake3(data).digest()[:MARKER_BYTES]
+
+
+def encode_record_header(marker: bytes, name: Name, flags: int, length: int) -> bytes:
+    return RECORD.pack(marker, name[0], flags, 0, length, name[1])
 
 
 def compress(data: bytes) -> tuple[int, bytes]:
@@ -82,14 +119,12 @@ def _decompress(frame: bytes) -> bytes | None:
 
 
 class Reading:
-    """Sequential reading of a file through a window. Maps nothing: a file that another process cuts must not end us."""
+    """Sequential reading of a pack through a window. Maps nothing: a file that another process cuts must not end us."""
 
-    def __init__(self, descriptor: int, window_bytes: int = WINDOW_BYTES) -> None:
-        self._descriptor, self._window_bytes = descriptor, window_bytes
+    def __init__(self, descriptor: int, marker: bytes, window_bytes: int = WINDOW_BYTES) -> None:
+        self._descriptor, self.marker, self._window_bytes = descriptor, marker, window_bytes
         self._window, self._start = b"", 0
         self.size_bytes = os.fstat(descriptor).st_size
-        self.left_bytes = RESYNC_BYTES_MAX
-        """How much may still be hashed in search of a whole record behind damage."""
 
     def at(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file."""
@@ -104,9 +139,11 @@ class Reading:
         header = self.at(offset, RECORD.size)
         if len(header) < RECORD.size:
             return None
-        magic, kind, flags, reserved, length, identity = RECORD.unpack(header)
+        marker, kind, flags, reserved, length, identity = RECORD.unpack(header)
         end = offset + RECORD.size + length
-        if magic != RECORD_MAGIC or flags & ~COMPRESSED or reserved or kind not in _KINDS or end > self.size_bytes:
+        if marker != self.marker or flags & ~COMPRESSED or reserved or kind not in _KINDS:
+            return None
+        if length > OBJECT_BYTES_MAX or end > self.size_bytes:
             return None
         return Record((Kind(kind), identity), flags, offset + RECORD.size, length)
 
@@ -128,24 +165,18 @@ def read_records(reading: Reading, start: int, *, verify: bool) -> Iterator[Reco
 
 
 def next_whole_record(reading: Reading, start: int) -> int | None:
-    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows, or was found in
-    time: then `left_bytes` is below 0.
-    """
+    """Where the first whole record at or after `start` stands: beyond damage. None when nothing whole follows."""
     offset = start
     while offset + RECORD.size <= reading.size_bytes:
         chunk = reading.at(offset, min(WINDOW_BYTES, reading.size_bytes - offset))
-        found = chunk.find(RECORD_MAGIC)
+        found = chunk.find(reading.marker)
         if found < 0:
-            offset += max(1, len(chunk) - len(RECORD_MAGIC) + 1)
+            offset += max(1, len(chunk) - MARKER_BYTES + 1)
             continue
         offset += found
         record = reading.record(offset)
-        if record is not None:
-            reading.left_bytes -= record.length + CANDIDATE_BYTES
-            if reading.left_bytes < 0:
-                return None
-            if reading.object(record) is not None:
-                return offset
+        if record is not None and reading.object(record) is not None:
+            return offset
         offset += 1
     return None
 
@@ -167,7 +198,7 @@ def scan(reading: Reading, *, verify: bool) -> Scan:
     """Read a pack that nobody appends to, going on beyond damage at the next whole record."""
     records: list[Record] = []
     lost: list[Record] = []
-    end, damaged = len(PACK_HEADER), reading.at(0, len(PACK_HEADER)) not in PACK_HEADERS
+    end, damaged = PACK_HEADER.size, decode_pack_header(reading.at(0, PACK_HEADER.size)) is None
     position: int | None = next_whole_record(reading, 0) if damaged else end
     while position is not None:
         last: Record | None = None
@@ -180,7 +211,7 @@ def scan(reading: Reading, *, verify: bool) -> Scan:
             torn = reading.record(end)
             if torn is not None and torn.end == position:
                 lost.append(torn)
-    return Scan(records, lost, end, damaged or reading.left_bytes < 0)
+    return Scan(records, lost, end, damaged)
 
 
 def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int | None:
@@ -196,4 +227,4 @@ def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
-assert RECORD.size == 12 + ID_BYTES
+assert RECORD.size == MARKER_BYTES + 8 + ID_BYTES

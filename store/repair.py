@@ -7,6 +7,7 @@ holds any more stays lost, and `check` names every session and path that misses 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,16 @@ from store.files import Files
 from store.heads import SqliteHeads
 from store.ids import Kind
 from store.moves import MoveRecord
-from store.pack_folder import INDEX, SealedPack
+from store.pack_folder import INDEX, SealedPack, packs_in
 from store.pack_writer import PackCopy
 from store.packs import PackObjects
-from store.records import PACK_HEADER, PACK_HEADERS, Reading, compress, scan
+from store.records import PACK_HEADER, compress, decode_pack_header, scan
 from store.verify import Findings
 
 FOLDER = "damaged"
 ALL = 1 << 62
 _HEADS = "heads.sqlite"
+_FORMAT = re.compile(rb"psf store [0-9]+\n")
 
 
 def repair_objects(
@@ -70,9 +72,9 @@ def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
 def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
     """Before a store is opened: write its FORMAT again when that is lost and the packs are ours; says what was done."""
     path, packs = root / "FORMAT", root / "packs"
-    if not packs.is_dir() or (path.exists() and path.read_bytes() == content):
-        return []
-    if not any(_header(pack) in PACK_HEADERS for pack in packs.iterdir() if pack.suffix != INDEX):
+    if not packs.is_dir() or (path.exists() and _FORMAT.fullmatch(path.read_bytes())):
+        return []  # opening refuses what is whole and of another format
+    if not any(_is_ours(pack) for pack in packs_in(packs)):
         return []
     if path.exists():
         _put_aside(root, path, files)
@@ -99,7 +101,7 @@ def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
 
 def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
     """Copy what is whole in a pack to a new one; returns how many records."""
-    reading = Reading(pack.file.descriptor)
+    reading = pack.file.reading()
     copy = PackCopy(objects.folder, files, objects.seal_bytes)
     kept = 0
     for record in scan(reading, verify=True).records:
@@ -130,9 +132,9 @@ def _is_sound(path: Path) -> bool:
         database.close()
 
 
-def _header(pack: Path) -> bytes:
+def _is_ours(pack: Path) -> bool:
     with pack.open("rb") as file:
-        return file.read(len(PACK_HEADER))
+        return decode_pack_header(file.read(PACK_HEADER.size)) is not None
 
 
 def _put_aside(root: Path, path: Path, files: Files) -> None:

@@ -44,7 +44,7 @@ def stats(store: LocalStore) -> Stats:
         pins=len(store.heads.pins()),
         objects={kind.word: count for kind, count in sorted(Counter(kind for kind, _ in names).items())},
         packs=len(packs),
-        packs_compressed=sum(pack.compacted for pack in store.objects.folder.sealed()),
+        packs_compressed=sum(pack.file.compacted for pack in store.objects.folder.sealed()),
         packs_bytes=_size_bytes(packs),
         indexes_bytes=_size_bytes(list((root / "packs").glob(f"*{INDEX}"))),
         large=len(large),

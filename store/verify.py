@@ -13,7 +13,7 @@ from store.heads import SqliteHeads
 from store.ids import Kind
 from store.pack_folder import SealedPack
 from store.packs import PackObjects
-from store.records import Name, Reading, scan
+from store.records import Name, scan
 
 LARGE = "large files"
 
@@ -89,7 +89,7 @@ def _read_packs(objects: PackObjects, faults: list[Fault], *, full: bool, progre
         progress("reading packs", done, total)
     own = objects.own_pack()
     if own is not None:
-        found = scan(Reading(own.file.descriptor), verify=full)
+        found = scan(own.file.reading(), verify=full)
         whole = {record.name for record in found.records}
         for name in own.records.keys() - whole:
             yield Flaw(f"pack {own.number}", own.number, name, "its bytes do not match its name")
@@ -97,7 +97,7 @@ def _read_packs(objects: PackObjects, faults: list[Fault], *, full: bool, progre
 
 def _read_pack(pack: SealedPack, faults: list[Fault], *, full: bool) -> Iterator[Flaw]:
     """Compare a pack with its index, and, when full, each object with its name and form."""
-    reading = Reading(pack.file.descriptor)
+    reading = pack.file.reading()
     place = f"pack {pack.number}"
     found = scan(reading, verify=full)
     places = {record.name: (record.offset, record.length) for record in found.records}

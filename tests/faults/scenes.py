@@ -40,11 +40,15 @@ class Killed(BaseException):
 class SceneFiles(RecordingFiles):
     """A recorded disk with accidents. `sites` collects where in the store syncs are asked for; the one `without` is left out."""
 
-    def __init__(self, log: DiskLog, without: str | None) -> None:
+    def __init__(self, log: DiskLog, without: str | None, generator: random.Random) -> None:
         super().__init__(log)
+        self._generator = generator
         self.sites: set[str] = set()
         self.accident: str | None = None
         self._without = without
+
+    def random(self, length: int) -> bytes:
+        return self._generator.randbytes(length)
 
     def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
         if self._strikes("torn append"):
@@ -114,7 +118,7 @@ class Scene:
         carelessness: Carelessness,
     ) -> None:
         self.log, self.generator = log, generator
-        self.files = SceneFiles(log, carelessness.site)
+        self.files = SceneFiles(log, carelessness.site, generator)
         self.root = folder / PLACE
         self.heads: dict[str, SnapshotId] = {}
         self.connect, self._carelessness = connect, carelessness

@@ -95,6 +95,7 @@ def files_by_kind(root: Path) -> dict[str, list[Path]]:
         "heads": "heads.sqlite",
         "wal": "heads.sqlite-wal",
         "format": "FORMAT",
+        "marker": "marker",
     }
     return {kind: sorted(root.glob(pattern)) for kind, pattern in kinds.items()}
 

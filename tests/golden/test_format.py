@@ -1,4 +1,4 @@
-"""The format on disk, pinned: bytes and names of trees, snapshots and a pack, as psf store 1 writes them.
+"""The format on disk, pinned: bytes and names of trees, snapshots and a pack, as psf stores write them.
 
 These files must never change. A difference means that stores in use could not be read, or that every name would be another: a
 new format needs a new number and a new file beside this one.
@@ -14,6 +14,7 @@ import pytest
 
 from store import snapshot as snapshots
 from store import tree as trees
+from store.errors import StoreUnusable
 from store.files import Files
 from store.ids import BlobId, Kind, SnapshotId, blob_id, object_id
 from store.packs import PackObjects
@@ -32,6 +33,7 @@ from store.snapshot import (
 from store.tree import EMPTY_TREE, Entry, EntryKind, Tree
 
 PINS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("format-1.json").read_text())
+PACKS: dict[str, str] = json.loads(Path(__file__).with_name("packs-3.json").read_text())
 
 CONTENT = blob_id(b"content")
 TREES: dict[str, Tree] = {
@@ -111,6 +113,7 @@ def test_blobs_have_the_pinned_names(name: str) -> None:
 
 
 def test_a_pack_has_the_pinned_bytes(tmp_path: Path) -> None:
+    (tmp_path / "marker").write_bytes(bytes.fromhex(PACKS["marker"]))
     store = PackObjects(tmp_path, Files())
     store.put(Kind.BLOB, b"content")
     store.put(Kind.TREE, trees.encode(TREES["tree of every kind"]))
@@ -119,18 +122,25 @@ def test_a_pack_has_the_pinned_bytes(tmp_path: Path) -> None:
     store.sync()
     store.close()
     assert os.listdir(tmp_path / "packs") == ["00000001.open"]
-    assert (tmp_path / "packs" / "00000001.open").read_bytes().hex() == PINS["pack"]["bytes"]
+    assert (tmp_path / "packs" / "00000001.open").read_bytes().hex() == PACKS["pack"]
 
 
 @pytest.mark.parametrize("name", ["00000001.open", "00000001.pack"])
 def test_a_pinned_pack_can_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "packs").mkdir()
-    (tmp_path / "packs" / name).write_bytes(bytes.fromhex(PINS["pack"]["bytes"]))
+    (tmp_path / "packs" / name).write_bytes(bytes.fromhex(PACKS["pack"]))
     store = PackObjects(tmp_path, Files())
     assert store.get(Kind.BLOB, CONTENT) == b"content"
     assert store.get(Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID) == snapshots.encode(EMPTY_SNAPSHOT)
     assert len(set(store)) == 3
     store.close()
+
+
+def test_a_pack_of_the_first_format_is_refused(tmp_path: Path) -> None:
+    PackObjects(tmp_path, Files()).close()
+    (tmp_path / "packs" / "00000001.pack").write_bytes(bytes.fromhex(PINS["pack"]["bytes"]))
+    with pytest.raises(StoreUnusable, match="format 1; this psf reads 3 and 4"):
+        PackObjects(tmp_path, Files())
 
 
 def test_a_large_blob_is_a_file_named_by_its_hash(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from store import bundle
+from store.bundle import RECORD, record_header
 from store.bundle_header import Header, encode_header
 from store.bundle_import import import_bundle
 from store.errors import BundleRefused
 from store.ids import Kind, SnapshotId, blob_id
-from store.records import RECORD, record_header
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.tree import EMPTY_TREE
 from tests.store.bundles import Place, filled, put_together, refused, sealed, small, taken_apart

@@ -9,13 +9,12 @@ from tempfile import TemporaryFile
 
 import pytest
 
-from store import records
 from store.errors import ObjectDamaged, ObjectMissing
 from store.files import Files
-from store.ids import BlobId, Kind, blob_id
+from store.ids import BlobId, Kind, blob_id, object_id
 from store.large import LARGE_BYTES
 from store.packs import PackObjects
-from store.records import PACK_HEADER, RECORD
+from store.records import MARKER_BYTES, PACK_HEADER, RECORD, encode_record_header
 from tests.store.workbench import filled
 
 
@@ -26,7 +25,7 @@ def test_a_flipped_bit_in_a_pack_never_gives_wrong_bytes(tmp_path: Path) -> None
     pack = tmp_path / "packs" / "00000001.open"
     store = PackObjects(tmp_path, Files())
     whole = pack.read_bytes()
-    for bit in range(8 * len(PACK_HEADER), 8 * len(whole)):
+    for bit in range(8 * PACK_HEADER.size, 8 * len(whole)):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         pack.write_bytes(damaged)
@@ -48,7 +47,7 @@ def test_a_flipped_bit_found_at_opening_never_gives_wrong_bytes(tmp_path: Path, 
     chance = random.Random(7)
     for _ in range(150):
         damaged = bytearray(whole)
-        damaged[chance.randrange(len(PACK_HEADER), len(whole))] ^= 1 << chance.randrange(8)
+        damaged[chance.randrange(PACK_HEADER.size, len(whole))] ^= 1 << chance.randrange(8)
         pack.write_bytes(damaged)
         store = PackObjects(tmp_path, Files())
         read = 0
@@ -71,7 +70,7 @@ def test_damage_early_in_a_pack_loses_nothing_that_lies_beyond_it(tmp_path: Path
     (pack,) = (path for path in (tmp_path / "packs").iterdir() if path.stem == "00000001" and path.suffix != ".idx")
     size_bytes = pack.stat().st_size
     data = bytearray(pack.read_bytes())
-    data[len(PACK_HEADER) + RECORD.size + 5] ^= 1
+    data[PACK_HEADER.size + RECORD.size + 5] ^= 1
     pack.write_bytes(data)
     for _ in range(2):
         store = PackObjects(tmp_path, Files())
@@ -137,19 +136,21 @@ def test_damage_to_a_large_blob_is_an_error_that_names_it(tmp_path: Path) -> Non
     store.close()
 
 
-def test_a_file_full_of_what_looks_like_records_cannot_stop_a_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each might be the record behind the damage. When the search is given up the pack is kept as it is, not cut."""
-    monkeypatch.setattr(records, "RESYNC_BYTES_MAX", 200_000)
-    bait = b"".join(records.record_header((Kind.BLOB, os.urandom(32)), 0, 60_000) for _ in range(2000))
-    names = filled(tmp_path, b"first", bait[:100_000], bytes(60_000), b"last")
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+@pytest.mark.parametrize("knows_marker", [False, True])
+def test_a_program_cannot_plant_records(tmp_path: Path, suffix: str, knows_marker: bool) -> None:
+    """A file may hold whole records of any kind: behind damage in that file they are not found, as the store's marker is not theirs."""
+    PackObjects(tmp_path, Files()).close()
+    marker = (tmp_path / "marker").read_bytes()[:MARKER_BYTES] if knows_marker else b"psfpack1"
+    planted = (Kind.MOVE, object_id(Kind.MOVE, b"forged"))
+    bait = b"a" * 500 + encode_record_header(marker, planted, 0, 6) + b"forged" + b"z" * 500
+    names = filled(tmp_path, b"first", bait, b"last")
     pack = tmp_path / "packs" / "00000001.open"
     data = bytearray(pack.read_bytes())
-    data[data.index(bait[:100]) + 5000] ^= 1
+    data[data.index(bait) - 36] ^= 1  # the length in its record: where the record ends is not known
     pack.write_bytes(data)
+    pack.rename(pack.with_suffix(suffix))
     store = PackObjects(tmp_path, Files())
-    assert store.get(Kind.BLOB, names[0]) == b"first"
+    assert [store.get(Kind.BLOB, names[0]), store.get(Kind.BLOB, names[2])] == [b"first", b"last"]
+    assert (planted in set(store)) == knows_marker
     store.close()
-    (kept,) = (path for path in (tmp_path / "packs").iterdir() if path.suffix == ".pack")
-    assert kept.read_bytes() == data

@@ -24,7 +24,7 @@ from store.workspace import WorkspaceSettings
 def test_a_new_store_is_private_and_holds_the_empty_snapshot(tmp_path: Path) -> None:
     root = tmp_path / "some" / "where"
     store = LocalStore(root)
-    assert (root / "FORMAT").read_bytes() == FORMAT == b"psf store 1\n"
+    assert (root / "FORMAT").read_bytes() == FORMAT == b"psf store 2\n"
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert store.objects.get(Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID) == EMPTY_SNAPSHOT_BYTES
     store.close()
@@ -46,7 +46,7 @@ def test_an_empty_folder_may_become_a_store(tmp_path: Path) -> None:
     LocalStore(tmp_path).close()
 
 
-@pytest.mark.parametrize("content", [b"psf store 2\n", b"", b"something else"])
+@pytest.mark.parametrize("content", [b"psf store 1\n", b"psf store 3\n", b"", b"something else"])
 def test_another_format_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "FORMAT").write_bytes(content)
     with pytest.raises(StoreUnusable, match="another format"):

@@ -18,7 +18,7 @@ from store.ids import Kind, blob_id, object_id
 from store.interfaces import Objects
 from store.large import LARGE_BYTES
 from store.packs import PENDING_BYTES_MAX, PackObjects
-from store.records import PACK_HEADER, RECORD
+from store.records import PACK_HEADER, PACK_MAGIC, RECORD
 from store.testing import ObjectsContract
 from tests.store.live import as_user
 from tests.store.workbench import filled
@@ -71,7 +71,7 @@ def test_a_torn_tail_is_cut_at_the_last_whole_record_wherever_it_tore(tmp_path: 
         store.close()
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 100, b"psf1", bytes(range(200))], ids=["zeros", "magic", "noise"])
+@pytest.mark.parametrize("tail", [b"\0" * 100, PACK_MAGIC, bytes(range(200))], ids=["zeros", "magic", "noise"])
 def test_a_tail_of_garbage_is_cut_and_written_over(tmp_path: Path, opened: list[PackObjects], tail: bytes) -> None:
     names = filled(tmp_path, b"kept")
     with (tmp_path / "packs" / "00000001.open").open("ab") as pack:
@@ -117,7 +117,7 @@ def test_an_equal_object_is_written_once(tmp_path: Path) -> None:
     filled(tmp_path, *[b"equal"] * 5)
     filled(tmp_path, b"equal")
     size = (tmp_path / "packs" / "00000001.open").stat().st_size
-    assert size == len(PACK_HEADER) + RECORD.size + len(b"equal")
+    assert size == PACK_HEADER.size + RECORD.size + len(b"equal")
 
 
 def test_one_commit_is_one_append_and_one_sync(tmp_path: Path, opened: list[PackObjects]) -> None:
@@ -149,16 +149,17 @@ def test_nothing_is_relied_on_before_it_is_durable(tmp_path: Path) -> None:
     """A power cut cannot be had in a test; the order of what is asked of the disk can be. Each sync is needed."""
     new_pack = ["unnamed", "append", "sync", "link", "sync_directory"]
     commit = ["append", "sync"]
-    opened, seal = ["sync_directory"], ["rename", "unnamed", "write", "sync", "link", "open"]
-    assert performed(tmp_path / "a", b"1", b"2") == [*opened, *new_pack, *commit, *commit]
+    first = ["open", "unnamed", "write", "sync", "link", "open", "sync_directory"]
+    opened, seal = ["open", "sync_directory"], ["rename", "unnamed", "write", "sync", "link", "open"]
+    assert performed(tmp_path / "a", b"1", b"2") == [*first, *new_pack, *commit, *commit]
     assert performed(tmp_path / "a", b"3") == [*opened, "open", "truncate", "sync", *commit]
-    assert performed(tmp_path / "b", b"1" * 50, b"2", seal_bytes=90) == [
-        *opened,
+    assert performed(tmp_path / "b", b"1" * 50, b"2", seal_bytes=110) == [
+        *first,
         *(*new_pack, *commit),
         *(*seal, *new_pack, *commit),
     ]
     large = ["unnamed", "write", "sync", "link", "sync_directory", "sync_directory"]
-    assert performed(tmp_path / "c", b"x" * LARGE_BYTES) == [*opened, *large]
+    assert performed(tmp_path / "c", b"x" * LARGE_BYTES) == [*first, *large]
     # Known to be durable only to the process that made it so.
     assert performed(tmp_path / "c", b"x" * LARGE_BYTES) == [*opened, "sync_directory", "sync_directory"]
 
@@ -223,7 +224,7 @@ from store.packs import PackObjects
 store = PackObjects(Path(sys.argv[1]), Files())
 store.put(Kind.BLOB, b"synced by another process")
 store.sync()
-os.write(store._own.file.descriptor, b"psf1 half a record")
+os.write(store._own.file.descriptor, b"half a record")
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -251,14 +252,14 @@ def test_nobody_cuts_a_pack_that_a_live_process_holds(tmp_path: Path, opened: li
     opened.append(heir)
     assert heir.get(Kind.BLOB, name) == b"synced by another process"
     assert heir.get(Kind.BLOB, blob_id(b"ours")) == b"ours"
-    assert pack.read_bytes() == before[: -len(b"psf1 half a record")]
+    assert pack.read_bytes() == before[: -len(b"half a record")]
 
 
 @pytest.mark.parametrize("suffix", [".open", ".pack"])
 def test_a_pack_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
-    (tmp_path / "packs").mkdir()
-    (tmp_path / "packs" / f"00000001{suffix}").write_bytes(b"psfpack\x03" + b"x" * 100)
-    with pytest.raises(StoreUnusable, match="format 3"):
+    PackObjects(tmp_path, Files()).close()
+    (tmp_path / "packs" / f"00000001{suffix}").write_bytes(b"psfpack\x05" + b"x" * 100)
+    with pytest.raises(StoreUnusable, match="format 5"):
         PackObjects(tmp_path, Files())
     assert (tmp_path / "packs" / f"00000001{suffix}").stat().st_size == 108
 
@@ -268,7 +269,7 @@ def test_a_pack_of_another_format_is_refused(tmp_path: Path, suffix: str) -> Non
 def test_a_pack_with_a_damaged_header_costs_no_object_that_is_whole(tmp_path: Path, suffix: str, header: bytes) -> None:
     names = filled(tmp_path, b"one", b"two")
     pack = tmp_path / "packs" / "00000001.open"
-    body = pack.read_bytes()[len(PACK_HEADER) :] if header else b""
+    body = pack.read_bytes()[PACK_HEADER.size :] if header else b""
     pack.write_bytes(header + body)
     pack.rename(pack.with_suffix(suffix))
     store = PackObjects(tmp_path, Files())
@@ -280,7 +281,7 @@ def test_a_pack_with_a_damaged_header_costs_no_object_that_is_whole(tmp_path: Pa
 
 
 def test_a_stranger_in_the_packs_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "packs").mkdir()
+    PackObjects(tmp_path, Files()).close()
     (tmp_path / "packs" / "notes.txt").touch()
     with pytest.raises(StoreUnusable, match="notes"):
         PackObjects(tmp_path, Files())
@@ -373,7 +374,7 @@ def test_a_disk_that_stays_full_is_not_filled_with_attempts(tmp_path: Path) -> N
             store.sync()
         descriptors = descriptors or len(os.listdir("/proc/self/fd"))
     assert packs(tmp_path) == ["00000001.open"]
-    assert (tmp_path / "packs" / "00000001.open").stat().st_size == len(PACK_HEADER)
+    assert (tmp_path / "packs" / "00000001.open").stat().st_size == PACK_HEADER.size
     assert len(os.listdir("/proc/self/fd")) == descriptors
     files.full = False
     store.sync()
