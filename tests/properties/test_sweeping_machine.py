@@ -81,6 +81,9 @@ class SweepingMachine(RuleBasedStateMachine):
         return self.running[session_id]
 
     @rule(flight=consumes(flights))
+    def land_one(self, flight: Flight) -> None:
+        self.land(flight)
+
     def land(self, flight: Flight) -> None:
         """The head moves, unless a sweep has gone on without this step or its process has ended."""
         if self.running.get(flight.session_id) is not flight:
@@ -133,6 +136,18 @@ class SweepingMachine(RuleBasedStateMachine):
     @rule(which=STORES)
     def sweep(self, which: int) -> None:
         self.stores[which].sweep(dry=False, pause=never)
+        self.all_is_whole()
+
+    @rule(which=STORES)
+    def sweep_while_steps_land(self, which: int) -> None:
+        """The sweep waits for the steps that began before it."""
+
+        def pause() -> bool:
+            if flight := next(iter(self.running.values()), None):
+                self.land(flight)
+            return True
+
+        self.stores[which].sweep(dry=False, pause=pause)
         self.all_is_whole()
 
     @rule(which=STORES, after=st.integers(0, 30))
