@@ -2,7 +2,7 @@
 
     bases/<tree>  a whole tree, read-only, shared by every workspace that began with it
     <n>/delta     what turns the base into the workspace's tree; written only by us
-    <n>/upper     what one run wrote; fresh for each run, read by capture, then removed
+    <n>/upper     what one run wrote: read by capture, then emptied, or made anew (store.upper)
     <n>/work      the kernel's own
     <n>/copy      in a copied workspace: the whole tree, writable
 
@@ -31,6 +31,7 @@ from store.ids import TreeId
 from store.known import KnownTrees
 from store.remover import Remover
 from store.tree import EntryKind
+from store.upper import Upper, make_owned
 from store.usage import Usage, usage_of
 from store.view import DirectoryView, Found, OverlayView, View
 
@@ -141,11 +142,7 @@ class Workspace(ABC):
             del self.held[next(iter(self.held))]
 
     def _make(self, name: str) -> None:
-        path = self.folder / name
-        self._files.make_directory(str(path))
-        path.chmod(DIRECTORY_MODE)
-        if self._settings.owner is not None:
-            os.chown(path, self._settings.owner.uid, self._settings.owner.gid)
+        make_owned(self.folder / name, self._files, self._settings.owner)
 
     def _set_root_time(self) -> None:
         self._files.set_time(os.fsencode(self.writable), self._time_s, directory=None)
@@ -166,17 +163,17 @@ class OverlayWorkspace(Workspace):
     ) -> None:
         super().__init__(folder, tree, known, files, settings)
         self._base, self._remover = base, remover
-        self.writable = folder / "upper"
+        self._upper = Upper(folder, files, settings.owner, settings.attribute_prefix)
+        self.writable = self._upper.path
         self.mount = OverlayMount(str(folder), ("delta", os.path.relpath(base, folder)), "upper", "work")
         self._make("delta")
 
     @property
     def usage(self) -> Usage:
-        return self._delta.usage + DIRECTORY + DIRECTORY
+        return self._delta.usage + DIRECTORY + DIRECTORY + self._upper.usage
 
     def prepare(self) -> None:
-        for name in ("upper", "work"):
-            self._make(name)
+        self._upper.prepare()
         self._set_root_time()
 
     def view(self) -> View:
@@ -198,11 +195,11 @@ class OverlayWorkspace(Workspace):
             if tree != self.tree:
                 self._advance(tree, Written(upper, captured.read) if captured is not None else None)
             few = captured is not None and len(captured.read) <= FEW_ENTRIES and not captured.left_out
+            kept = few and self._upper.clear(upper)
         finally:
             os.close(upper)
-        if few or not self._remover.remove(self.writable):
-            self._files.remove_tree(os.fsencode(self.writable))
-        self._files.remove_tree(os.fsencode(self.folder / "work"))
+        if not kept:
+            self._upper.give_up(None if few else self._remover)
         return True
 
     def move(self, tree: TreeId) -> bool:

@@ -172,6 +172,16 @@ CASES: dict[str, tuple[list[list[Operation]], dict[bytes, bytes | None], set[byt
     ),
 }
 
+WRITTEN_TO: list[Operation] = [
+    ("append", b"d/e/y", b"+"),
+    ("unlink", b"a.txt"),
+    ("remove_tree", b"d/e"),
+    ("mkdir", b"d/e"),
+    ("time", b".", 5),
+    ("symlink", b"d/s", b"x"),
+]
+"""Operations after which upper is as it was made, once it is emptied."""
+
 
 class Setting(NamedTuple):
     bench: Bench
@@ -256,6 +266,23 @@ def test_without_redirects_a_lower_directory_cannot_be_renamed(make_bench: MakeB
     tree = bench.step(EMPTY_TREE, 1, START)[0].tree
     bench.forget(tree)
     assert bench.step(tree, 2, [("rename", b"d", b"g")])[1] == [errno.EXDEV]
+
+
+@pytest.mark.parametrize("flavour", ["overlay", "overlay-user"])
+def test_small_steps_are_written_to_the_same_directories(make_bench: MakeBench, flavour: Flavour) -> None:
+    objects = MemoryObjects()
+    bench = make_bench(objects, flavour)
+    tree = bench.step(EMPTY_TREE, 1, START)[0].tree
+    inodes = set()
+    for number, operation in enumerate(WRITTEN_TO, 2):
+        workspace = bench.pool.acquire(tree)
+        inodes.add((workspace.writable.stat().st_ino, (workspace.folder / "work").stat().st_ino))
+        assert bench.run(workspace, [operation]) == [0]
+        captured = workspace.capture(number)
+        bench.pool.release(workspace, captured.tree, captured)
+        tree = captured.tree
+        assert bench.visible(tree) == expected(objects, tree)
+    assert len(inodes) == 1
 
 
 def test_what_is_no_file_is_left_out_and_named(setting: Setting) -> None:
