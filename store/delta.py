@@ -154,9 +154,16 @@ class Delta:
         return status
 
     def _remove(self, name: bytes, directory: int) -> None:
-        if mode_of(name, directory) is not None:
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode):
             self.usage -= usage_below(name, directory)
             self._files.remove_tree(name, directory=directory)
+        else:
+            self.usage -= usage_of(status)
+            self._files.unlink(name, directory=directory)
 
     def _is_opaque(self, descriptor: int) -> bool:
         try:
