@@ -108,7 +108,7 @@ def _phases(answers: Iterable[Answer]) -> str:
     rows, names = [], list[str]()
     for answer in answers:
         for name, series in answer.series.items():
-            if answer.question in ("step", "step-size") and name.startswith("psf") and "sync" in series.phases_s:
+            if answer.question in ("step", "step-size") and name.startswith("psf") and "advance" in series.phases_s:
                 names = names or list(series.phases_s)
                 label = name if answer.question == "step-size" else f"{name}, {answer.tree}"
                 cells = [_milliseconds(series.phases_s.get(phase, 0)) for phase in names]

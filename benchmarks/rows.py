@@ -315,7 +315,6 @@ def mark(scene: Scene) -> list[Answer]:
         edit = {path: FileEdit(b"%d" % number * 500)}
         tree = put_files(subject.store.objects, parent.tree, edit, parent.depth + 1)
         identity = subject.put_snapshot(head, parent.depth + 1, tree)
-        subject.store.objects.sync()
         subject.advance(head, identity, "execute")
 
     def ours() -> Phases:

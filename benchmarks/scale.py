@@ -93,7 +93,6 @@ def commits(context: Context) -> list[Answer]:
         depth = subject.snapshot(head).depth + 1
         subject.store.objects.put(Kind.BLOB, os.urandom(200))
         new = subject.put_snapshot(head, depth, subject.snapshot(head).tree)
-        subject.store.objects.sync()
         subject.store.heads.advance(session, head, Move(0, "execute", head, SnapshotId(new), time.time(), b"{}"))
         heads[session] = new
 

@@ -114,7 +114,6 @@ class Subject:
         objects, head = self.store.objects, self.head()
         after = Snapshot(snapshots.VERSION, self.snapshot(head).depth + 1, (head,), tree, None, None)
         identity = SnapshotId(objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
-        objects.sync()
         self.advance(head, identity, "import")
 
     def advance(self, head: SnapshotId, new: SnapshotId, kind: str) -> None:
@@ -150,8 +149,6 @@ class Subject:
         with phases("put"):
             identity = self.put_snapshot(head, parent.depth + 1, captured.tree)
         if durable:
-            with phases("sync"):
-                self.store.objects.sync()
             with phases("advance"):
                 self.advance(head, identity, "execute")
         else:

@@ -191,13 +191,12 @@ class SessionService:
         run_record: bytes,
         epoch: int,
     ) -> SnapshotId:
-        """Make the outcome durable, then move the head. In a thread."""
+        """Put the outcome and move the head, which makes both durable. In a thread."""
         environment = self._runtimes.environment_digest(runtime, self._sandbox)
         step = record.put_step(self._objects, runtime, environment, order)
         outcome = record.put_outcome(self._objects, result)
         after = Snapshot(snapshots.VERSION, parent.depth + 1, (session.head,), result.tree, step, outcome)
         identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
-        self._objects.sync()
         move = Move(0, "execute", session.head, identity, self._clock(), run_record)
         self._heads.advance(session.session_id, session.head, move, runtime=runtime.name, epoch=epoch)
         return identity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -66,11 +66,13 @@ def check(
     heads: LoggedHeads,
     *,
     damaged: Mapping[Name, str] | None = None,
+    unfollowed: Callable[[], Collection[Name]] = frozenset,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Read every object, and follow every head, log entry and pin down to the last blob. Changes nothing.
 
-    `damaged` is what is wrong with which objects, for a caller that has read them all.
+    `damaged` is what is wrong with which objects, for a caller that has read them all; `unfollowed` gives the moves that somebody
+    may be about to make.
     """
     # Heads first: what they need was there before them, also beside a server that goes on.
     roots = [(name, (Kind.SNAPSHOT, bytes(snapshot))) for name, snapshot in heads.roots()]
@@ -82,7 +84,7 @@ def check(
     bad = mark(objects, (root for _, root in roots), reachable, lambda found: progress("following", found, len(stored)))
     bad |= {name: damaged[name] for name in reachable & damaged.keys()}
     bad |= {name: f"{_word(name)} is missing" for name in reachable - stored if not is_implied(name)}
-    live_moves, behind = _check_moves(objects, heads, stored, last.keys())
+    live_moves, behind = _check_moves(objects, heads, stored - set(unfollowed()), last.keys())
     return CheckReport(
         len(stored),
         sum(kind is Kind.SNAPSHOT for kind, _ in stored),

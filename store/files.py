@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -129,6 +130,10 @@ class Files:
     def random(self, length: int) -> bytes:
         """Bytes that nobody can guess."""
         return os.urandom(length)
+
+    def tick(self) -> int:
+        """A number that grows, for all processes of this machine, until it starts again."""
+        return time.monotonic_ns()
 
     def make_directory(self, path: str | bytes, mode: int = 0o755, *, directory: int | None = None) -> None:
         os.mkdir(path, mode, dir_fd=directory)

@@ -74,6 +74,8 @@ class GcRefused(StoreError):
 class SweptHeads(LoggedHeads, Epochs, Protocol):
     """What a sweep needs of the heads."""
 
+    def followed_bytes(self) -> dict[int, int]: ...
+
 
 class PackPlan(msgspec.Struct, frozen=True):
     """What is to happen with one pack, and why. Sizes in bytes."""
@@ -156,6 +158,7 @@ class Sweep:
 
     def _mark(self) -> set[Name]:
         """Add to what is live all that roots reach now; returns all that is stored."""
+        followed = self._heads.followed_bytes()
         # Roots first: what they need was there before them.
         roots = {(Kind.SNAPSHOT, bytes(snapshot)) for _, snapshot in self._heads.roots()}
         roots.add((Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID))
@@ -169,7 +172,8 @@ class Sweep:
         if missing and (gone := self._objects.find_missing(missing)):
             kind, identity = next(iter(gone))
             raise GcRefused(f"{len(gone)} objects that heads need are missing, one is {kind.word} {identity.hex()}")
-        self._live |= self._live_moves(name for name in stored if name[0] is Kind.MOVE)
+        unfollowed = self._objects.unfollowed(followed)
+        self._live |= self._live_moves(name for name in stored - unfollowed if name[0] is Kind.MOVE)
         return stored
 
     def _live_moves(self, names: Iterator[Name]) -> set[Name]:

@@ -1,4 +1,5 @@
-"""Session heads, their logs, pins and epochs in SQLite: WAL with synchronous=FULL, so that a commit that returned survives power loss.
+"""Session heads, their logs, pins and epochs in SQLite, in WAL mode. A commit that returned survives power loss: by SQLite's own
+sync, or, for sessions and their moves, by that of a journal.
 
 SQLite decides and is what is read. Times are seconds since 1970, given by the caller: the store reads no clock.
 """
@@ -11,73 +12,39 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable, WriterFenced
+from store.head_rows import (
+    ADD_SESSION,
+    LAST_MOVE,
+    MOVE,
+    SESSION,
+    append_move,
+    move_of,
+    moved_of,
+    prepare,
+    row_of,
+    session_of,
+)
 from store.ids import SnapshotId
 from store.interfaces import Journal, Move, Moved, Pin, Session
 from store.moves import left_by, refuse_other_end
-from store.transactions import Transactions
+from store.transactions import Log, NoLog, Transactions
 
 BUSY_TIMEOUT_S = 30.0
 BUSY_PAUSE_S = 0.005
 
-_SCHEMA = (
-    """
-create table sessions (
-    session_id text primary key,
-    tenant     text not null,
-    name       text,
-    head       blob not null,
-    runtime    text not null,
-    sandbox    text not null,
-    ttl_s      real not null,
-    created_at_s real not null,
-    used_at_s  real not null
-) without rowid;
-create index sessions_by_expiry on sessions (used_at_s + ttl_s);
-create index sessions_by_tenant on sessions (tenant, created_at_s);
-create table log (
-    session_id text not null references sessions on delete cascade,
-    sequence   integer not null,
-    kind       text not null,
-    from_snapshot blob,
-    to_snapshot blob not null,
-    at_s       real not null,
-    run_record blob not null,
-    primary key (session_id, sequence)
-) without rowid;
-""",
-    """
-create table pins (
-    name     text primary key,
-    snapshot blob not null,
-    at_s     real not null
-) without rowid;
-create table epochs (
-    epoch          integer not null,
-    refused_before integer not null
-);
-insert into epochs values (0, 0);
-""",
-)
-"""What each version added."""
-SCHEMA_VERSION = len(_SCHEMA)
-_SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s"
-_MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
-_ADD_SESSION = (
-    f"insert into sessions ({_SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
-)
 _ADVANCE = (
     "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime) where session_id = ? and head = ?"
-    f" returning {_SESSION}"
+    f" returning {SESSION}"
 )
-_EXTEND = f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {_SESSION}"
-_LAST_MOVE = (
-    f"select {_SESSION}, {_MOVE} from sessions join log using (session_id) where session_id = ?"
-    " order by sequence desc limit 1"
-)
+_EXTEND = f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {SESSION}"
 _Result = TypeVar("_Result")
+
+
+class HeadsJournal(Journal, Log, Protocol):
+    """A journal that makes moves durable before they are committed."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -94,21 +61,22 @@ class SqliteHeads:
     def __init__(
         self,
         path: Path,
-        journal: Journal | None = None,
+        journal: HeadsJournal | None = None,
         *,
         connect: Callable[[Path], sqlite3.Connection] = connect,
     ) -> None:
         self._journal = journal
         self._reading = threading.Lock()
+        self.is_new = False
+        """Whether the database was made, or brought to this format, just now: it has not followed the packs."""
         try:
             with ExitStack() as opened:
                 writer = connect(path)
                 opened.callback(writer.close)
                 _enter_wal(writer)
-                writer.execute("pragma synchronous=full")
                 writer.execute("pragma foreign_keys=on")
-                self._transactions = Transactions(writer)
-                self._transactions.run(_prepare)
+                self._transactions = Transactions(writer, journal or NoLog())
+                self.is_new = self._transactions.run(prepare)
                 self._reader = connect(path)
                 opened.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
@@ -117,21 +85,21 @@ class SqliteHeads:
     def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
         moved = [Moved(session, Move(1, kind, None, session.head, session.created_at_s, b"")) for session in sessions]
 
-        def work(database: sqlite3.Connection) -> None:
+        def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
             for new in moved:
-                if not database.execute(_ADD_SESSION, _row(new.session)).rowcount:
+                if not database.execute(ADD_SESSION, row_of(new.session)).rowcount:
                     raise SessionExists(new.session.session_id)
-                _append(database, new)
+                append_move(database, new)
+            return moved
 
-        self._change(work)
-        self._tell(moved)
+        self._move_heads(work)
 
     def get(self, session_id: str, tenant: str) -> Session:
-        rows = self._read(f"select {_SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant)
+        rows = self._read(f"select {SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant)
         if not rows:
             raise SessionMissing(session_id)
-        return _session(rows[0])
+        return session_of(rows[0])
 
     def advance(
         self,
@@ -142,42 +110,42 @@ class SqliteHeads:
         runtime: str | None = None,
         epoch: int | None = None,
     ) -> None:
-        def work(database: sqlite3.Connection) -> Moved:
+        def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
             row = database.execute(_ADVANCE, (move.to_snapshot, move.at_s, runtime, session_id, expected)).fetchone()
             if row is None:
                 _raise_moved(database, session_id, expected)
             (last,) = database.execute("select max(sequence) from log where session_id = ?", (session_id,)).fetchone()
             numbered = Move(last + 1, move.kind, expected, move.to_snapshot, move.at_s, move.run_record)
-            moved = Moved(_session(row), numbered)
-            _append(database, moved)
-            return moved
+            moved = Moved(session_of(row), numbered)
+            append_move(database, moved)
+            return [moved]
 
-        self._tell([self._change(work)])
+        self._move_heads(work)
 
     def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
         rows = self._read(
-            f"select {_MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
+            f"select {MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
             session_id,
             before if before is not None else 2**62,
             limit,
         )
-        return [_move(row) for row in rows]
+        return [move_of(row) for row in rows]
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 
     def restore(self, session: Session, log: Sequence[Move], *, epoch: int | None = None) -> None:
         moved = left_by(session, log)
 
-        def work(database: sqlite3.Connection) -> None:
+        def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
-            if not database.execute(_ADD_SESSION, _row(session)).rowcount:
+            if not database.execute(ADD_SESSION, row_of(session)).rowcount:
                 raise SessionExists(session.session_id)
             for each in moved:
-                _append(database, each)
+                append_move(database, each)
+            return moved
 
-        self._change(work)
-        self._tell(moved)
+        self._move_heads(work)
 
     def extend(
         self,
@@ -191,18 +159,17 @@ class SqliteHeads:
     ) -> None:
         def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
-            row = database.execute(_LAST_MOVE, (session_id,)).fetchone()
+            row = database.execute(LAST_MOVE, (session_id,)).fetchone()
             if row is None:
                 raise SessionMissing(session_id)
-            width = len(Session.__struct_fields__)
-            refuse_other_end(Moved(_session(row[:width]), _move(row[width:])), expected_sequence, moves[0])
+            refuse_other_end(moved_of(row), expected_sequence, moves[0])
             extended = database.execute(_EXTEND, (moves[-1].to_snapshot, used_at_s, runtime, session_id)).fetchone()
-            moved = left_by(_session(extended), moves)
+            moved = left_by(session_of(extended), moves)
             for each in moved:
-                _append(database, each)
+                append_move(database, each)
             return moved
 
-        self._tell(self._change(work))
+        self._move_heads(work)
 
     # -- HeadSweeper ----------------------------------------------------------------------------------------------------
 
@@ -211,15 +178,19 @@ class SqliteHeads:
         unused = [
             last for last in self._last_moves(f"where {expired}", horizon_s) if not is_running(last.session.session_id)
         ]
-        if unused and self._journal is not None:
-            self._journal.dropping(unused)
 
         def work(database: sqlite3.Connection) -> int:
             # Whoever was used meanwhile stays.
             statement = f"delete from sessions where session_id = ? and {expired}"
-            return sum(database.execute(statement, (last.session.session_id, horizon_s)).rowcount for last in unused)
+            dropped = [
+                last for last in unused if database.execute(statement, (last.session.session_id, horizon_s)).rowcount
+            ]
+            for last in dropped:
+                if self._journal is not None:
+                    self._journal.dropped(last)
+            return len(dropped)
 
-        return self._change(work) if unused else 0
+        return self._transactions.run(work, logged=True) if unused else 0
 
     def roots(self) -> Iterator[tuple[str, SnapshotId]]:
         for session_id, snapshot in self._read("select session_id, to_snapshot from log"):
@@ -235,10 +206,23 @@ class SqliteHeads:
 
         def work(database: sqlite3.Connection) -> None:
             database.execute("delete from sessions where session_id = ?", (session.session_id,))
-            database.execute(_ADD_SESSION, _row(session))
+            database.execute(ADD_SESSION, row_of(session))
             for move in log:
-                _append(database, Moved(session, move))
+                append_move(database, Moved(session, move))
 
+        self._change(work)
+
+    def settle(self) -> None:
+        """Have SQLite make durable what only the journal has."""
+        # A transaction that writes nothing syncs nothing.
+        self._change(lambda database: database.execute("update epochs set epoch = epoch") and None)
+
+    def followed_bytes(self) -> dict[int, int]:
+        """How far the database has followed the moves in each pack, by number."""
+        return dict(self._read("select pack, end_bytes from followed"))
+
+    def recover(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do what the journal says and the database does not (store.recovery), durably. The journal is not told."""
         self._change(work)
 
     def problems(self) -> list[str]:
@@ -300,19 +284,24 @@ class SqliteHeads:
 
     def _last_moves(self, condition: str, *values: object) -> Iterator[Moved]:
         rows = self._read(
-            f"select {_SESSION}, {_MOVE} from sessions join log using (session_id) {condition}"
+            f"select {SESSION}, {MOVE} from sessions join log using (session_id) {condition}"
             f" {'and' if condition else 'where'} sequence = (select max(sequence) from log as later"
             " where later.session_id = sessions.session_id)",
             *values,
         )
-        width = len(Session.__struct_fields__)
         for row in rows:
-            yield Moved(_session(row[:width]), _move(row[width:]))
+            yield moved_of(row)
 
-    def _tell(self, moved: Collection[Moved]) -> None:
-        if self._journal is not None:
-            for each in moved:
-                self._journal.moved(each)
+    def _move_heads(self, work: Callable[[sqlite3.Connection], list[Moved]]) -> None:
+        """Do what moves heads, and write it down when nothing speaks against it any more."""
+
+        def written(database: sqlite3.Connection) -> None:
+            moved = work(database)
+            if self._journal is not None:
+                for each in moved:
+                    self._journal.moved(each)
+
+        self._transactions.run(written, logged=True)
 
 
 def _enter_wal(database: sqlite3.Connection) -> None:
@@ -327,16 +316,6 @@ def _enter_wal(database: sqlite3.Connection) -> None:
             time.sleep(BUSY_PAUSE_S)
 
 
-def _prepare(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("pragma user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise StoreUnusable(f"heads format {version} is not known; this psf reads {SCHEMA_VERSION}")
-    for script in _SCHEMA[version:]:
-        for statement in script.split(";"):
-            database.execute(statement)
-    database.execute(f"pragma user_version = {SCHEMA_VERSION}")
-
-
 def _refuse_late(database: sqlite3.Connection, epoch: int | None) -> None:
     if epoch is not None:
         (refused_before,) = database.execute("select refused_before from epochs").fetchone()
@@ -349,43 +328,3 @@ def _raise_moved(database: sqlite3.Connection, session_id: str, expected: Snapsh
     if row is None:
         raise SessionMissing(session_id)
     raise HeadMoved(session_id, expected.hex(), row[0].hex())
-
-
-def _append(database: sqlite3.Connection, moved: Moved) -> None:
-    move = moved.move
-    database.execute(
-        "insert into log values (?, ?, ?, ?, ?, ?, ?)",
-        (
-            moved.session.session_id,
-            move.sequence,
-            move.kind,
-            move.from_snapshot,
-            move.to_snapshot,
-            move.at_s,
-            move.run_record,
-        ),
-    )
-
-
-def _row(session: Session) -> tuple[object, ...]:
-    return (
-        session.session_id,
-        session.tenant,
-        session.name,
-        session.head,
-        session.runtime,
-        session.sandbox,
-        session.ttl_s,
-        session.created_at_s,
-        session.used_at_s,
-    )
-
-
-def _session(row: tuple[Any, ...]) -> Session:
-    session_id, tenant, name, head, *rest = row
-    return Session(session_id, tenant, name, SnapshotId(head), *rest)
-
-
-def _move(row: tuple[Any, ...]) -> Move:
-    sequence, kind, start, end, at_s, record = row
-    return Move(sequence, kind, SnapshotId(start) if start else None, SnapshotId(end), at_s, record)

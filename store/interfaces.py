@@ -104,7 +104,8 @@ class Pin(msgspec.Struct, frozen=True):
 
 
 class Heads(Protocol):
-    """Session heads and their logs: the only mutable thing. Every change is durable when the call returns.
+    """Session heads and their logs: the only mutable thing. Every change is durable when the call returns, and with it all that was
+    put into the objects of the same store before: nobody need sync them for a head.
 
     `epoch` is that of the lease under which the objects were put that the change makes reachable. When gc has gone on without
     the holder of that lease (see store.gc), both raise WriterFenced, and nothing has changed.
@@ -219,14 +220,14 @@ class Epochs(Protocol):
 
 
 class Journal(Protocol):
-    """Writes moves down a second time, where they outlast a lost database of heads."""
+    """Writes moves down a second time, where they outlast a lost database of heads. Told inside of the move's transaction."""
 
     def moved(self, moved: Moved) -> None:
-        """A session was created, or its head moved; called after that is durable."""
+        """A session was created, or its head moved."""
         ...
 
-    def dropping(self, sessions: Collection[Moved]) -> None:
-        """Sessions are about to be dropped; what was said of them before does not count any more. Durable on return."""
+    def dropped(self, last: Moved) -> None:
+        """A session was dropped, with what was said of it until its last move."""
         ...
 
 

@@ -28,10 +28,11 @@ from store.files import PRIVATE_DIRECTORY_MODE, Files
 from store.gc import GcReport, Sweep, alone
 from store.heads import SqliteHeads, connect
 from store.ids import Kind
+from store.journal import PackJournal
 from store.leases import FileLeases
-from store.moves import PackJournal
 from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
+from store.recovery import recover
 from store.repair import put_unusable_heads_aside, repair_heads, repair_objects, restore_format
 from store.snapshot import EMPTY_SNAPSHOT_BYTES, EMPTY_SNAPSHOT_ID
 from store.tree import EMPTY_TREE, EMPTY_TREE_BYTES
@@ -113,12 +114,9 @@ class LocalStore:
         return Mended(report, tuple(done))
 
     def close(self) -> None:
-        """Close it, when moves of heads that the packs do not know yet have been written down. Raises OSError."""
-        try:
-            self.objects.sync()
-        finally:
-            self.heads.close()
-            self.objects.close()
+        """Close it. What was put and not synced is gone, as after a crash."""
+        self.heads.close()
+        self.objects.close()
 
     def _make_root(self) -> None:
         missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
@@ -134,9 +132,11 @@ class LocalStore:
         with contextlib.ExitStack() as opened:
             self.objects = PackObjects(self.root, self._files, seal_bytes=self._seal_bytes)
             opened.callback(self.objects.close)
-            journal = PackJournal(self.objects)
+            journal = PackJournal(self.objects, self._files.tick)
             self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
             opened.callback(self.heads.close)
+            self.objects.settle = self.heads.settle
+            recover(self.objects, self.heads, journal)
             self.leases = FileLeases(
                 self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch
             )

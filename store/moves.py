@@ -1,22 +1,23 @@
-"""Moves written down in the packs, so that heads can be made again when their database is lost or an old one was put back.
+"""Moves as they are written down in the packs: from them heads are made again after a power cut, and when their database is lost.
 
-A record is msgpack of `[version, sequence, session, move | nil]`: a session as the move left it, or, with nil, that it was dropped
-after the move `sequence`. SQLite decides and is what is read; a record is written after it, durable with the next sync, so the
-database may know one move more than the packs, and never one less.
+A record is msgpack of `[version, sequence, session, move | nil, group]`: a session as the move left it, or, with nil, that it was
+dropped after the move `sequence`. Records of one group were made durable together; groups grow until the machine starts again. SQLite decides and is what is read; a record is durable before SQLite commits (store.journal).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 from store.errors import DecodeError, HeadMoved
-from store.ids import Kind
-from store.interfaces import Heads, HeadSweeper, Move, Moved, Objects, Session
+from store.interfaces import Heads, HeadSweeper, Move, Moved, Session
 
-VERSION = 1
+VERSION = 2
+CONFIRMED = 1 << 62
+"""Group of a record that says again which of several moves in one place was made: it counts before them."""
 
 
 LifeId = tuple[str, float]
@@ -33,6 +34,7 @@ class MoveRecord(msgspec.Struct, frozen=True):
     sequence: int
     session: Session
     move: Move | None
+    group: int = 0
 
 
 class _Session(Session, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -48,6 +50,7 @@ class _Encoded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     sequence: int
     session: _Session
     move: _Move | None
+    group: int
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -58,7 +61,7 @@ def encode(record: MoveRecord) -> bytes:
     """Canonical bytes of a record."""
     session = _Session(*msgspec.structs.astuple(record.session))
     move = _Move(*msgspec.structs.astuple(record.move)) if record.move is not None else None
-    return _encoder.encode(_Encoded(VERSION, record.sequence, session, move))
+    return _encoder.encode(_Encoded(VERSION, record.sequence, session, move, record.group))
 
 
 def decode(data: bytes) -> MoveRecord:
@@ -70,9 +73,8 @@ def decode(data: bytes) -> MoveRecord:
     if encoded.version != VERSION:
         raise DecodeError(f"move format {encoded.version} is not known; this psf reads {VERSION}")
     session = Session(*msgspec.structs.astuple(encoded.session))
-    return MoveRecord(
-        encoded.sequence, session, Move(*msgspec.structs.astuple(encoded.move)) if encoded.move is not None else None
-    )
+    move = Move(*msgspec.structs.astuple(encoded.move)) if encoded.move is not None else None
+    return MoveRecord(encoded.sequence, session, move, encoded.group)
 
 
 def left_by(session: Session, moves: Iterable[Move]) -> list[Moved]:
@@ -89,53 +91,52 @@ def refuse_other_end(last: Moved, expected_sequence: int, first: Move) -> None:
         raise HeadMoved(session.session_id, (first.from_snapshot or b"").hex(), session.head.hex())
 
 
-class PackJournal:
-    """`Journal` in an object store."""
-
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-
-    def moved(self, moved: Moved) -> None:
-        self._objects.put(Kind.MOVE, encode(MoveRecord(moved.move.sequence, moved.session, moved.move)))
-
-    def dropping(self, sessions: Collection[Moved]) -> None:
-        for last in sessions:
-            self._objects.put(Kind.MOVE, encode(MoveRecord(last.move.sequence, last.session, None)))
-        self._objects.sync()
-
-
 class Life(msgspec.Struct):
     """What the packs know of one session: its moves by sequence, as the last left it, and whether it was dropped.
 
-    `seen` has every move that was ever recorded: an old database that was put back may have been used since.
+    `seen` has every move that was ever recorded: steps that failed may have been, and an old database that was put back may have been
+    used since.
     """
 
     session: Session
     moves: dict[int, Move]
     seen: set[tuple[int, bytes]]
-    last: int = 0
-    dropped_after: int = 0
-
-    @property
-    def dropped(self) -> bool:
-        return self.dropped_after >= self.last
+    last: int
+    dropped: bool
 
 
 def lives(records: Iterable[MoveRecord]) -> dict[LifeId, Life]:
-    """All sessions that records tell of. Of two moves with one sequence the later counts."""
-    found: dict[LifeId, Life] = {}
+    """All sessions that records tell of.
+
+    Of two moves in one place that counts from which the next one starts; of two last ones the confirmed, or else the later.
+    """
+    found: defaultdict[LifeId, list[MoveRecord]] = defaultdict(list)
     for record in records:
-        life = found.setdefault(life_of(record.session), Life(record.session, {}, set()))
-        move, sequence = record.move, record.sequence
-        if move is None:
-            life.dropped_after = max(life.dropped_after, sequence)
-            continue
-        life.seen.add((sequence, move.to_snapshot))
-        if sequence not in life.moves or life.moves[sequence].at_s <= move.at_s:
-            life.moves[sequence] = move
-            if sequence >= life.last:
-                life.session, life.last = record.session, sequence
-    return found
+        found[life_of(record.session)].append(record)
+    return {identity: _life(records) for identity, records in found.items()}
+
+
+def _life(records: list[MoveRecord]) -> Life:
+    places: defaultdict[int, list[tuple[MoveRecord, Move]]] = defaultdict(list)
+    for record in records:
+        if record.move is not None:
+            places[record.sequence].append((record, record.move))
+    moves: dict[int, Move] = {}
+    session, last = records[0].session, max(places, default=0)
+    for sequence in sorted(places, reverse=True):
+        rivals = sorted(
+            places[sequence], key=lambda rival: (rival[0].group == CONFIRMED, rival[1].at_s, rival[0].group)
+        )
+        following = moves.get(sequence + 1)
+        leading_on = [rival for rival in rivals if following and rival[1].to_snapshot == following.from_snapshot]
+        record, moves[sequence] = (leading_on or rivals)[-1]
+        if sequence == last:
+            session = record.session
+    seen: set[tuple[int, bytes]] = {
+        (sequence, move.to_snapshot) for sequence, rivals in places.items() for _, move in rivals
+    }
+    dropped_after = max((record.sequence for record in records if record.move is None), default=-1)
+    return Life(session, moves, seen, last, dropped_after >= last)
 
 
 class LoggedHeads(Heads, HeadSweeper, Protocol):

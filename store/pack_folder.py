@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,13 @@ from store import files as files_module
 from store import index as indexes
 from store.errors import StoreUnusable
 from store.files import Files, read_exactly
+from store.ids import Kind
 from store.index import IndexDamaged, PackIndex
 from store.records import (
     COMPACTED_MAGIC,
     PACK_HEADER,
     PACK_MAGIC,
+    RECORD,
     WINDOW_BYTES,
     Name,
     PackHeader,
@@ -146,6 +148,16 @@ class PackFolder:
         with self._lock:
             found = {name for pack in self._sealed.values() for name, _, _ in pack.index}
             return found.union(*(other.places for other in self._foreign.values()))
+
+    def unfollowed(self, followed_bytes: Mapping[int, int]) -> set[Name]:
+        """Moves in other processes' open packs at or behind so many bytes."""
+        with self._lock:
+            return {
+                name
+                for number, other in self._foreign.items()
+                for name, place in other.places.items()
+                if name[0] is Kind.MOVE and place.offset - RECORD.size >= followed_bytes.get(number, 0)
+            }
 
     def sealed(self) -> list[SealedPack]:
         with self._lock:

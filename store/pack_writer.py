@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from store.files import Files
+from store.ids import Kind
 from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
 from store.records import PACK_HEADER, Name, PackHeader, Record, encode_pack_header, encode_record_header, scan
 
@@ -26,6 +27,10 @@ class PackWriter:
         self.records: dict[Name, Record] = {}
         self.usable = True
         """False after a failed sync: the kernel may have dropped its pages, so nobody may rely on the file any more."""
+        self.damages: list[int] = []
+        """Where it was found damaged: then its end is not sure, so nothing may be appended."""
+        self.holds_moves = False
+        """Then it may be sealed only when the heads that it tells of are durable themselves (store.journal)."""
         self._folder, self._files = folder, files
         self._unsynced = False
 
@@ -68,10 +73,9 @@ class PackWriter:
 
     @classmethod
     def take_over(cls, path: Path, folder: PackFolder, files: Files) -> PackWriter | None:
-        """Adopt a pack whose writer is gone: cut its torn tail and make the rest durable.
+        """Adopt a pack whose writer is gone: cut its torn tail, unless it is damaged, and make the rest durable.
 
-        None when another process holds it, and when it is damaged: then it is sealed as it is, since where its end should be
-        is not sure.
+        None when another process holds it.
         """
         try:
             file = open_pack(files.open(str(path), os.O_RDWR | os.O_APPEND), path, folder.marker)
@@ -89,14 +93,12 @@ class PackWriter:
             if not found.damaged:
                 files.truncate(file.descriptor, max(found.end, PACK_HEADER.size))
             files.sync(file.descriptor)
-            writer.records = {record.name: record for record in (*found.lost, *found.records)}
-            writer.end = found.end
-            if found.damaged:
-                writer.seal()
+            writer._add({record.name: record for record in (*found.lost, *found.records)})
+            writer.end, writer.damages = found.end, found.damages
         except BaseException:
             folder.disclaim(number_of(path))
             raise
-        return None if found.damaged else writer
+        return writer
 
     def append(self, items: Iterable[Stored], *, sync: bool = True) -> None:
         """Append records in one write and make them durable in one sync, or leave the pack as it was. Raises OSError."""
@@ -119,8 +121,15 @@ class PackWriter:
         if sync:
             self._sync()
         self._unsynced = not sync
-        self.records |= records
+        self._add(records)
         self.end, self.usable = offset, True
+
+    def cut(self, end: int) -> None:
+        """Forget what lies behind `end`, which nobody was told of. Durable."""
+        self._files.truncate(self.file.descriptor, end)
+        self._files.sync(self.file.descriptor)
+        self.records = {name: record for name, record in self.records.items() if record.end <= end}
+        self.end = end
 
     def seal(self) -> None:
         """Give the pack its final name and an index. Raises OSError; then it can be tried again.
@@ -134,6 +143,10 @@ class PackWriter:
         if self.path.exists():
             self._files.rename(str(self.path), str(sealed), source_directory=None, target_directory=None)
         self._folder.add_sealed(sealed, self.file, list(self.records.values()))
+
+    def _add(self, records: dict[Name, Record]) -> None:
+        self.records |= records
+        self.holds_moves = self.holds_moves or any(kind is Kind.MOVE for kind, _ in records)
 
     def _sync(self) -> None:
         try:

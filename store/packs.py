@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class PackObjects:
         self._stale = False
         self._own: PackWriter | None = None
         self._retired: list[PackWriter] = []
+        self._full: list[PackWriter] = []
+        self.taken_over: list[PackWriter] = []
+        """Packs of processes that are gone, as they were found: from them heads recover (store.recovery)."""
+        self.settle: Callable[[], None] = self.seal_settled
+        """Has the heads made durable, and then calls `seal_settled`."""
         try:
             self._take_over_abandoned()
         except BaseException:
@@ -178,12 +183,54 @@ class PackObjects:
         """The pack that this process appends to, when there is one."""
         return self._own
 
+    def open_packs(self) -> list[PackWriter]:
+        """The packs that this process has open."""
+        return self._writers()
+
+    def unfollowed(self, followed_bytes: Mapping[int, int]) -> set[Name]:
+        """Moves in open packs, also of other processes, behind where heads have followed them: perhaps under way."""
+        with self._state:
+            found = {
+                name
+                for writer in self._writers()
+                for name, record in writer.records.items()
+                if name[0] is Kind.MOVE and record.start >= followed_bytes.get(writer.number, 0)
+            }
+        return found | self.folder.unfollowed(followed_bytes)
+
     def seal(self) -> None:
         """Seal the pack that this process appends to, when there is anything in it."""
         self.sync()
         with self._alone():
             if self._own is not None and self._own.usable and self._own.records:
-                self._seal_own(self._own)
+                self._finish(self._own)
+                self._own = None
+        if self._full:
+            self.settle()
+
+    @property
+    def waits_for_settling(self) -> bool:
+        """Whether there are packs that can be sealed when heads are durable."""
+        return bool(self._full)
+
+    def seal_settled(self) -> None:
+        """Seal the packs that waited for heads to be durable: now they are."""
+        with self._alone():
+            while self._full:
+                self._full[-1].seal()
+                self._full.pop()
+
+    def open_ends_bytes(self) -> dict[int, int]:
+        """Where the packs end that this process has open, by number. Nothing there is not durable."""
+        with self._alone():
+            return {writer.number: writer.end for writer in self._writers()}
+
+    def withdraw(self, names: Collection[Name]) -> None:
+        """Forget what was put and is not durable, of objects that nobody else puts."""
+        with self._alone():
+            for name in names:
+                if (data := self._pending.pop(name, None)) is not None:
+                    self._pending_bytes -= RECORD.size + len(data)
 
     def open_pack(self) -> None:
         """Have a pack to append to, also when there is nothing to append."""
@@ -211,6 +258,8 @@ class PackObjects:
                 self._state.wait()
             self._own = None
             self._retired.clear()
+            self._full.clear()
+            self.taken_over.clear()
             self.folder = PackFolder(self.folder.path, self._files, self.folder.marker)
 
     # -- parts ----------------------------------------------------------------------------------------------------------
@@ -227,19 +276,22 @@ class PackObjects:
             self._retired.append(own)
             own = self._own = None
         if own is not None and own.end >= self.seal_bytes:
-            self._seal_own(own)
-            own = None
+            self._finish(own)
+            own = self._own = None
         if own is None:
             own = self._own = PackWriter.create(self.folder, self._files)
         return own
 
-    def _seal_own(self, own: PackWriter) -> None:
-        own.seal()
-        self._own = None
+    def _finish(self, writer: PackWriter) -> None:
+        """Append no more to a pack: seal it, or have it wait until that may be done."""
+        if writer.holds_moves:
+            self._full.append(writer)
+        else:
+            writer.seal()
 
     def _writers(self) -> list[PackWriter]:
         own = self._own
-        return [own, *self._retired] if own is not None else list(self._retired)
+        return [*([own] if own is not None else []), *self._retired, *self._full]
 
     def _holds(self, name: Name) -> bool:
         return any(name in writer.records for writer in self._writers())
@@ -265,10 +317,14 @@ class PackObjects:
             writer = PackWriter.take_over(path, self.folder, self._files)
             if writer is None:
                 continue
-            if self._own is None and writer.end < self.seal_bytes and not writer.compacted:
+            if not writer.compacted:
+                self.taken_over.append(writer)
+            if self._own is None and writer.end < self.seal_bytes and not writer.compacted and not writer.damages:
                 self._own = writer
+            elif writer.compacted:
+                writer.seal()  # its moves are those of packs that were sealed before
             else:
-                writer.seal()
+                self._finish(writer)
         self.folder.refresh()
 
 

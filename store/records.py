@@ -182,7 +182,7 @@ def next_whole_record(reading: Reading, start: int) -> int | None:
 
 
 class Scan(NamedTuple):
-    """What a whole pack holds, in order, where the last record ends, and whether there is damage before that.
+    """What a whole pack holds, in order, where the last record ends, and where damage before that begins.
 
     `lost` are records whose header is whole and whose bytes are not, or may not be: whoever asks for one is told that it is
     damaged, not that it never was.
@@ -191,15 +191,20 @@ class Scan(NamedTuple):
     records: list[Record]
     lost: list[Record]
     end: int
-    damaged: bool
+    damages: list[int]
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self.damages)
 
 
 def scan(reading: Reading, *, verify: bool) -> Scan:
     """Read a pack that nobody appends to, going on beyond damage at the next whole record."""
     records: list[Record] = []
     lost: list[Record] = []
-    end, damaged = PACK_HEADER.size, decode_pack_header(reading.at(0, PACK_HEADER.size)) is None
-    position: int | None = next_whole_record(reading, 0) if damaged else end
+    end = PACK_HEADER.size
+    damages = [0] if decode_pack_header(reading.at(0, end)) is None else []
+    position: int | None = next_whole_record(reading, 0) if damages else end
     while position is not None:
         last: Record | None = None
         for last in read_records(reading, position, verify=verify):
@@ -207,11 +212,11 @@ def scan(reading: Reading, *, verify: bool) -> Scan:
             end = last.end
         position = _beyond_damage(reading, end, last if not verify else None)
         if position is not None:
-            damaged = True
+            damages.append(end)
             torn = reading.record(end)
             if torn is not None and torn.end == position:
                 lost.append(torn)
-    return Scan(records, lost, end, damaged)
+    return Scan(records, lost, end, damages)
 
 
 def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int | None:

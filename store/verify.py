@@ -48,6 +48,7 @@ def check_store(
     objects: PackObjects, heads: SqliteHeads, *, full: bool, progress: Progress = no_progress
 ) -> tuple[CheckReport, Findings]:
     """Check files and then what they hold. Changes nothing. Fast: headers and indexes only; full: every byte."""
+    followed = heads.followed_bytes() if not heads.problems() else {}
     objects.folder.refresh()
     faults: list[Fault] = []
     flaws = list(_read_packs(objects, faults, full=full, progress=progress))
@@ -57,7 +58,13 @@ def check_store(
         stored = len(set(objects))
         report = CheckReport(stored, 0, 0, (), {}, tuple(problems))
     else:
-        report = check(objects, heads, damaged=_lost(objects, flaws), progress=progress)
+        report = check(
+            objects,
+            heads,
+            damaged=_lost(objects, flaws),
+            unfollowed=lambda: objects.unfollowed(followed),
+            progress=progress,
+        )
     # What is damaged in one place and whole in another harms nobody; nor do bytes that are no record.
     harmless = sorted({flaw.text for flaw in flaws} - {*report.damaged, *report.harmless})
     derived = (*objects.folder.rebuilt, *(fault.text for fault in faults))
@@ -87,8 +94,7 @@ def _read_packs(objects: PackObjects, faults: list[Fault], *, full: bool, progre
         yield from _read_pack(pack, faults, full=full)
         done += pack.size_bytes
         progress("reading packs", done, total)
-    own = objects.own_pack()
-    if own is not None:
+    for own in objects.open_packs():
         found = scan(own.file.reading(), verify=full)
         whole = {record.name for record in found.records}
         for name in own.records.keys() - whole:

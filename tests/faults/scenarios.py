@@ -9,6 +9,7 @@ from store.ids import Kind
 from store.local import LocalStore
 from store.packs import PackObjects
 from store.recording import RecordingFiles
+from store.records import RECORD
 from store.testing import nobody
 from tests.faults.promises import (
     SEAL_BYTES,
@@ -121,6 +122,27 @@ def an_append_tore(scene: Scene) -> None:
         except OSError:
             scene.commit(store, "a", scene.small())
     scene.close(store)
+
+
+def an_append_tore_inside(scene: Scene) -> None:
+    """The power fails while a step is appended, and of it the move is there and something that it needs is not."""
+    store = scene.open()
+    scene.create(store, "a")
+    scene.commit(store, "a", b"first")
+    (pack,) = scene.root.glob("packs/*.open")
+    whole_bytes = pack.stat().st_size
+    scene.files.accident = "killed at a sync"
+    try:
+        scene.commit(store, "a", scene.generator.randbytes(300))
+    except Killed:
+        scene.kill(store)
+    scene.files.accident = None
+    scene.tear(pack, whole_bytes + RECORD.size + scene.generator.randrange(300))
+    for _ in range(2):
+        store = scene.open()
+        scene.commit(store, "a", scene.small())
+        scene.moment()
+        scene.close(store)
 
 
 def sessions_are_dropped(scene: Scene) -> None:
@@ -243,6 +265,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     killed_before_a_large_blob_is_durable,
     a_sync_failed,
     an_append_tore,
+    an_append_tore_inside,
     sessions_are_dropped,
     swept,
     swept_beside_a_slow_step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -16,13 +17,14 @@ from pathlib import Path
 import msgspec
 
 from store import recording
+from store.errors import SessionMissing
 from store.ids import Kind, SnapshotId
 from store.large import LARGE_BYTES
 from store.local import LocalStore
 from store.recording import DiskLog, RecordingFiles, SyncFailed
 from store.snapshot import EMPTY_SNAPSHOT_ID
 from store.testing import session
-from tests.faults.promises import SEAL_BYTES, Acknowledged, Attempted, Moment, advance, put_step
+from tests.faults.promises import SEAL_BYTES, TENANT, Acknowledged, Attempted, Moment, advance, put_step
 from tests.faults.recorded_sqlite import RecordedVfs, connector
 
 PLACE = Path("some", "store")
@@ -42,13 +44,16 @@ class SceneFiles(RecordingFiles):
 
     def __init__(self, log: DiskLog, without: str | None, generator: random.Random) -> None:
         super().__init__(log)
-        self._generator = generator
+        self._generator, self._ticks = generator, itertools.count(1)
         self.sites: set[str] = set()
         self.accident: str | None = None
         self._without = without
 
     def random(self, length: int) -> bytes:
         return self._generator.randbytes(length)
+
+    def tick(self) -> int:
+        return next(self._ticks)
 
     def append(self, descriptor: int, buffers: Sequence[bytes]) -> int:
         if self._strikes("torn append"):
@@ -127,7 +132,17 @@ class Scene:
 
     def open(self) -> LocalStore:
         store = LocalStore(self.root, self.files, connect=self.connect, seal_bytes=SEAL_BYTES)
+        if self._carelessness.head_before_objects:
+            journal = store.heads._journal
+            assert journal is not None
+            journal.write = lambda database: None  # type: ignore[method-assign]
         self._open.append(store)
+        for name, known in self.heads.items():
+            with contextlib.suppress(SessionMissing):
+                head = store.heads.get(name, TENANT).head
+                if head != known:  # that of a step whose process ended before it could say so
+                    self.log.note(Acknowledged(name, head))
+                    self.heads[name] = head
         return store
 
     def close(self, store: LocalStore) -> None:
@@ -164,6 +179,16 @@ class Scene:
         finally:
             os.close(descriptor)
 
+    def tear(self, pack: Path, offset: int) -> None:
+        """Change a byte of what has been appended and not synced: as if the disk had kept what stands behind it and not this."""
+        descriptor = os.open(pack, os.O_RDWR)
+        try:
+            byte = os.pread(descriptor, 1, offset)[0]
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            self.files.write(descriptor, bytes([byte ^ 1]))
+        finally:
+            os.close(descriptor)
+
     def moment(self) -> None:
         """Stay here for a while: a crash may well come now, before anything else is made durable by chance."""
         for _ in range(30):
@@ -179,12 +204,8 @@ class Scene:
         """One step of a session, from put to answer."""
         expected = self.heads[session_id]
         snapshot = put_step(store, expected, next(self._numbers), contents)
-        if not self._carelessness.head_before_objects:
-            store.objects.sync()
         self.log.note(Attempted(session_id, snapshot))
         advance(store, session_id, expected, snapshot)
-        if self._carelessness.head_before_objects:
-            store.objects.sync()
         self.log.note(Acknowledged(session_id, snapshot))
         self.heads[session_id] = snapshot
 

@@ -16,7 +16,6 @@ import pytest
 
 from store import snapshot as snapshots
 from store.capture import load_tree, put_tree
-from store.check import check
 from store.faulty import FaultyFiles
 from store.ids import Kind, SnapshotId
 from store.large import LARGE_BYTES
@@ -57,7 +56,7 @@ def assert_whole(store: LocalStore, head: SnapshotId) -> None:
     snapshot = snapshots.decode(store.objects.get(Kind.SNAPSHOT, head))
     for entry in load_tree(store.objects, snapshot.tree):
         assert len(store.objects.get(Kind.BLOB, entry_blob(entry))) == entry.size_bytes
-    report = check(store.objects, store.heads)
+    report, _ = store.check(full=True)
     assert report.clean, report
 
 

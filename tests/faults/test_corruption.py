@@ -206,9 +206,11 @@ def test_much_damage_is_noticed_and_mended(
         assert_noticed_and_mended(tmp_path / "store", original[1], may_lose=may_lose)
 
 
-def test_an_old_database_of_heads_is_noticed_and_brought_up_to_date(
-    original: tuple[Path, View], tmp_path: Path
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_old_database_of_heads_is_brought_up_to_date(
+    original: tuple[Path, View], tmp_path: Path, sealed: bool
 ) -> None:
+    """At once by what open packs say, as after a power cut. What it lacks of sealed ones is noticed."""
     root = tmp_path / "store"
     shutil.copytree(original[0], root)
     LocalStore(root).close()
@@ -216,14 +218,16 @@ def test_an_old_database_of_heads_is_noticed_and_brought_up_to_date(
     with opened(root) as store:
         step(store, "second", {b"new": b"after the backup"}, at_s=2e9)
         begin(store, "newer", used_at_s=2e9)
+        if sealed:
+            store.objects.seal()
     whole = look(root)
     (root / "heads.sqlite").write_bytes(old)
     with opened(root) as store:
         report, _ = store.check(full=False)
-        assert {text.split(":")[0] for text in report.behind} == {"second", "newer"}
+        assert {text.split(":")[0] for text in report.behind} == ({"second", "newer"} if sealed else set())
     mended = LocalStore.mend(root)
     assert mended.report.clean
-    assert len(mended.done) == 2
+    assert len(mended.done) == (2 if sealed else 0)
     assert look(root) == whole
     with opened(root) as store:
         assert store.heads.get("newer", "alice")

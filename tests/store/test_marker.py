@@ -51,6 +51,7 @@ def _pipe(path: Path) -> None:
 def test_a_lost_marker_is_made_again_from_the_packs_and_said(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     store = LocalStore(tmp_path)
     name = store.objects.put(Kind.BLOB, b"content")
+    store.objects.sync()
     store.close()
     before = marker_of(tmp_path)
     spoil(tmp_path / "marker")

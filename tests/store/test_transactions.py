@@ -12,7 +12,7 @@ import pytest
 
 from store.errors import SessionMissing
 from store.testing import THREADS, in_threads
-from store.transactions import Transactions
+from store.transactions import NoLog, Transactions
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def grouped(transactions: Transactions, database: sqlite3.Connection, works: lis
 
 
 def test_those_who_wait_share_one_commit(database: sqlite3.Connection) -> None:
-    transactions = Transactions(database)
+    transactions = Transactions(database, NoLog())
     works = [lambda db, number=number: insert(db, number) for number in range(20)]
     results, commits = grouped(transactions, database, works)
     assert (results, commits) == (list(range(20)), 1)
@@ -65,7 +65,7 @@ def test_those_who_wait_share_one_commit(database: sqlite3.Connection) -> None:
 
 
 def test_whoever_is_refused_takes_nothing_and_nobody_with_him(database: sqlite3.Connection) -> None:
-    transactions = Transactions(database)
+    transactions = Transactions(database, NoLog())
 
     def refused(db: sqlite3.Connection) -> None:
         insert(db, 100)
@@ -81,7 +81,7 @@ def test_whoever_is_refused_takes_nothing_and_nobody_with_him(database: sqlite3.
 
 
 def test_when_the_database_fails_nobody_is_told_otherwise(database: sqlite3.Connection) -> None:
-    transactions = Transactions(database)
+    transactions = Transactions(database, NoLog())
     works = [lambda db: insert(db, 1), lambda db: insert(db, 1), lambda db: insert(db, 2)]
     results, _ = grouped(transactions, database, works)
     assert isinstance(results, list)
@@ -91,7 +91,7 @@ def test_when_the_database_fails_nobody_is_told_otherwise(database: sqlite3.Conn
 
 
 def test_a_full_disk_is_called_so(database: sqlite3.Connection) -> None:
-    transactions = Transactions(database)
+    transactions = Transactions(database, NoLog())
     (pages,) = database.execute("pragma page_count").fetchone()
     database.execute(f"pragma max_page_count = {pages}")
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_called_so(database: sqlite3.Connection) -> None:
 
 
 def test_threads_that_come_and_go_all_get_their_own_result(database: sqlite3.Connection) -> None:
-    transactions = Transactions(database)
+    transactions = Transactions(database, NoLog())
 
     def work(thread: int) -> list[int]:
         return [transactions.run(lambda db, n=n: insert(db, thread * 1000 + n)) for n in range(50)]  # type: ignore[misc]

@@ -1,0 +1,146 @@
+"""Heads from the packs, when a store is opened: what was durable there and SQLite had not made durable itself.
+
+Only packs of processes that are gone are read, behind where the database has followed them. Usually nothing is there. After a
+power cut it is what was committed since SQLite's last sync; after the end of a process at a bad moment, one move that
+nobody was told of.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable
+
+from store import moves
+from store.errors import DecodeError, ObjectDamaged, ObjectMissing
+from store.head_rows import ADD_SESSION, LAST_MOVE, UPDATE_SESSION, append_move, moved_of, row_of
+from store.heads import SqliteHeads
+from store.ids import Kind
+from store.interfaces import Move, Moved
+from store.journal import PackJournal
+from store.moves import LifeId, MoveRecord, life_of
+from store.pack_writer import PackWriter
+from store.packs import PackObjects
+from store.reachable import is_implied, mark
+from store.records import Name
+
+
+def recover(objects: PackObjects, heads: SqliteHeads, journal: PackJournal) -> None:
+    """Bring the heads to where the packs are, and have the journal go on from there. Raises StoreUnusable, OSError."""
+    packs = objects.taken_over
+    followed = heads.followed_bytes()
+    records = []
+    # A database that has followed nothing is new, or lost: what was dropped is not known to it. `check --repair` reads all packs.
+    if not heads.is_new:
+        records = [record for pack in packs for record in _unfollowed(objects, pack, followed.get(pack.number, 0))]
+    ends_bytes = {pack.number: pack.end for pack in packs}
+    journal.start()
+    if records or any(followed.get(number) != end for number, end in ends_bytes.items()):
+        heads.recover(lambda database: _follow(database, records, ends_bytes, journal))
+    packs.clear()
+    if objects.waits_for_settling:
+        heads.settle()
+
+
+def continuation(last: Moved | None, records: Iterable[MoveRecord]) -> list[MoveRecord]:
+    """Those of one session's moves that go on from the last one known, without a gap.
+
+    Of two for one place the later group counts: the other is that of a step that failed, whose record could not be taken back.
+    """
+    sequence, head = (last.move.sequence, last.session.head) if last is not None else (0, None)
+    found: list[MoveRecord] = []
+    candidates: defaultdict[int, list[MoveRecord]] = defaultdict(list)
+    for record in records:
+        candidates[record.sequence].append(record)
+    while fitting := [
+        record for record in candidates[sequence + 1] if record.move is not None and record.move.from_snapshot == head
+    ]:
+        found.append(max(fitting, key=lambda record: record.group))
+        sequence, head = sequence + 1, found[-1].session.head
+    return found
+
+
+def _unfollowed(objects: PackObjects, pack: PackWriter, start: int) -> list[MoveRecord]:
+    """The moves in a pack from `start` on, without those of an append that tore: these go away."""
+    damage = next((damage for damage in pack.damages if damage >= start), None)
+    if damage is not None and _is_torn(objects, pack, _moves(objects, pack, damage)):
+        pack.cut(damage)
+    return _moves(objects, pack, start)
+
+
+def _moves(objects: PackObjects, pack: PackWriter, start: int) -> list[MoveRecord]:
+    records = []
+    for name, record in pack.records.items():
+        if name[0] is Kind.MOVE and record.start >= start:
+            try:
+                records.append(moves.decode(objects.get(*name)))
+            except (ObjectDamaged, ObjectMissing, DecodeError):
+                continue  # named by check
+    return records
+
+
+def _is_torn(objects: PackObjects, pack: PackWriter, behind: list[MoveRecord]) -> bool:
+    """Whether damage is that of the last append, which was never synced: `behind` it stand moves of that append only, and of some
+    what they need is not there. Behind damage to what was durable stand later groups too, or they are whole.
+    """
+    if len({record.group for record in behind}) != 1:
+        return False
+    return not all(_is_whole(objects, pack, record.move) for record in behind if record.move is not None)
+
+
+def _is_whole(objects: PackObjects, pack: PackWriter, move: Move) -> bool:
+    """Whether all is there that a move needs and the one before it does not."""
+    known: set[Name] = {(Kind.SNAPSHOT, move.from_snapshot)} if move.from_snapshot else set()
+    needed = set(known)
+    if mark(objects, [(Kind.SNAPSHOT, move.to_snapshot)], needed):
+        return False
+    needed -= known
+    try:
+        for name in needed & pack.records.keys():
+            objects.get(*name)
+    except ObjectDamaged:
+        return False
+    return not objects.find_missing({name for name in needed if not is_implied(name)})
+
+
+def _follow(
+    database: sqlite3.Connection, records: Iterable[MoveRecord], ends_bytes: dict[int, int], journal: PackJournal
+) -> None:
+    lives: defaultdict[LifeId, list[MoveRecord]] = defaultdict(list)
+    for record in records:
+        lives[life_of(record.session)].append(record)
+    for _, life in sorted(lives.items(), key=lambda item: item[0][1]):
+        last = _follow_life(database, life)
+        if last is not None and any(_is_rival(record, last.move) for record in life):
+            journal.confirmed(last)
+    for pack, end_bytes in ends_bytes.items():
+        database.execute("insert or replace into followed values (?, ?)", (pack, end_bytes))
+
+
+def _is_rival(record: MoveRecord, last: Move) -> bool:
+    """Whether a record tells of another move in the place of the last one: that of a step that failed, or came too late."""
+    return record.sequence == last.sequence and record.move not in (None, last)
+
+
+def _follow_life(database: sqlite3.Connection, life: list[MoveRecord]) -> Moved | None:
+    """Returns the session with its last move, None when it is dropped or another one of this name is there."""
+    session = life[0].session
+    row = database.execute(LAST_MOVE, (session.session_id,)).fetchone()
+    last = moved_of(row) if row is not None else None
+    if last is not None and life_of(last.session) != life_of(session):
+        return None  # another session of this name came after it
+    followed = continuation(last, life)
+    for record in followed:
+        assert record.move is not None
+        append = Moved(record.session, record.move)
+        if last is None:
+            database.execute(ADD_SESSION, row_of(record.session))
+        else:
+            database.execute(UPDATE_SESSION, (*row_of(record.session)[1:], record.session.session_id))
+        append_move(database, append)
+        last = append
+    dropped_after = max((record.sequence for record in life if record.move is None), default=0)
+    if last is not None and last.move.sequence <= dropped_after:
+        database.execute("delete from sessions where session_id = ?", (session.session_id,))
+        return None
+    return last
