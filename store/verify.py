@@ -107,10 +107,13 @@ def _read_pack(pack: SealedPack, faults: list[Fault], *, full: bool) -> Iterator
     place = f"pack {pack.number}"
     found = scan(reading, verify=full)
     places = {record.name: (record.offset, record.length) for record in found.records}
-    indexed = {name: (offset, length) for name, offset, length in pack.index}
-    unlisted = sorted(places.keys() - indexed.keys())
-    faults += [Fault(pack.number, f"the index of {place} lacks {name[0].word} {name[1].hex()}") for name in unlisted]
-    flawed = indexed.keys() - places.keys()
+    indexed = {name for name, _, _ in pack.index}
+    # As it is found: an index may list an object and look for it elsewhere, or say that it lies elsewhere.
+    astray = sorted(name for name, where in places.items() if pack.index.find(name) != where)
+    faults += [
+        Fault(pack.number, f"the index of {place} leads to no {name[0].word} {name[1].hex()}") for name in astray
+    ]
+    flawed = indexed - places.keys()
     for name in sorted(flawed):
         yield Flaw(place, pack.number, name, "its bytes do not match its name")
     if found.damaged and not flawed:
