@@ -29,6 +29,7 @@ from store.head_rows import (
 )
 from store.ids import SnapshotId
 from store.interfaces import Journal, Move, Moved, Pin, Session
+from store.layout import refuse_other_than_file
 from store.moves import left_by, refuse_other_end
 from store.transactions import Log, NoLog, Transactions
 
@@ -69,6 +70,8 @@ class SqliteHeads:
         self._reading = threading.Lock()
         self.is_new = False
         """Whether the database was made, or brought to this format, just now: it has not followed the packs."""
+        for ending in ("", "-wal", "-shm", "-journal"):
+            refuse_other_than_file(path.with_name(path.name + ending))  # SQLite would follow it
         try:
             with ExitStack() as opened:
                 writer = connect(path)

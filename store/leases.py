@@ -17,6 +17,7 @@ from pathlib import Path
 import blake3
 
 from store.interfaces import Lease
+from store.layout import open_file, refuse_other_than_file
 
 _EPOCHS = 1 << 62
 
@@ -32,14 +33,16 @@ def _nothing(_: int) -> None:
 class FileLeases:
     """`Leases` among the threads and processes of one machine.
 
-    `epoch` says which one it is; `entered` is told before a turn in that epoch is given.
+    `epoch` says which one it is; `entered` is told before a turn in that epoch is given. Raises StoreUnusable when something else
+    than a file lies at `path`.
     """
 
     def __init__(
         self, path: Path, *, epoch: Callable[[], int] = _always_first, entered: Callable[[int], None] = _nothing
     ) -> None:
         self._path, self._epoch, self._entered = path, epoch, entered
-        path.touch(exist_ok=True)
+        refuse_other_than_file(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
 
     def try_acquire(self, session_id: str) -> Lease | None:
         descriptor = self._open()
@@ -80,7 +83,7 @@ class FileLeases:
         return bool(kind != fcntl.F_UNLCK)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        return open_file(self._path, os.O_RDWR, self._path.name)
 
 
 class _FileLease:

@@ -29,11 +29,18 @@ from store.gc import GcReport, Sweep, alone
 from store.heads import SqliteHeads, connect
 from store.ids import Kind
 from store.journal import PackJournal
+from store.layout import refuse_strangers
 from store.leases import FileLeases
 from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
 from store.recovery import recover
-from store.repair import put_unusable_heads_aside, repair_heads, repair_objects, restore_format
+from store.repair import (
+    put_strangers_aside,
+    put_unusable_heads_aside,
+    repair_heads,
+    repair_objects,
+    restore_format,
+)
 from store.snapshot import EMPTY_SNAPSHOT_BYTES, EMPTY_SNAPSHOT_ID
 from store.tree import EMPTY_TREE, EMPTY_TREE_BYTES
 from store.verify import Findings, check_store
@@ -99,7 +106,8 @@ class LocalStore:
         Raises StoreUnusable, GcRunning, OSError.
         """
         files = files or Files()
-        done = restore_format(root, FORMAT, files) + put_unusable_heads_aside(root, files)
+        done = put_strangers_aside(root, files) + restore_format(root, FORMAT, files)
+        done += put_unusable_heads_aside(root, files)
         store = cls(root, files, connect=connect, seal_bytes=seal_bytes)
         try:
             with alone(root):
@@ -149,8 +157,11 @@ class LocalStore:
 
     def _check_format(self) -> None:
         path = self.root / "FORMAT"
-        if path.exists():
-            if path.read_bytes() != FORMAT:
+        if os.path.lexists(path):
+            refuse_strangers(self.root)
+            with path.open("rb") as file:
+                found = file.read(len(FORMAT) + 1)
+            if found != FORMAT:
                 raise StoreUnusable(
                     f"{self.root} holds a store of another format; this psf reads {FORMAT.decode().strip()}"
                 )

@@ -59,7 +59,7 @@ def _beginning(path: Path, length: int, files: Files) -> bytes:
     try:
         descriptor = files.open(str(path), _READING)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
             return b""
         raise
     try:

@@ -23,6 +23,7 @@ from store.errors import StoreUnusable
 from store.files import Files, read_exactly
 from store.ids import Kind
 from store.index import IndexDamaged, PackIndex
+from store.layout import Stranger, is_directory, open_file
 from store.records import (
     COMPACTED_MAGIC,
     PACK_HEADER,
@@ -243,7 +244,7 @@ class PackFolder:
 
     def _open(self, path: Path) -> PackFile | None:
         try:
-            return open_pack(self._files.open(str(path), os.O_RDONLY), path, self.marker)
+            return open_pack(open_file(path, os.O_RDONLY, f"packs/{path.name}", self._files), path, self.marker)
         except FileNotFoundError:
             return None
 
@@ -268,7 +269,13 @@ class PackFolder:
         return index
 
     def _read_index(self, path: Path, pack_bytes: int) -> PackIndex:
-        descriptor = self._files.open(str(path.with_suffix(INDEX)), os.O_RDONLY)
+        path = path.with_suffix(INDEX)
+        try:
+            descriptor = open_file(path, os.O_RDONLY, f"packs/{path.name}", self._files)
+        except Stranger as error:
+            if is_directory(path):  # which may hold anything: not for us to remove
+                raise
+            raise IndexDamaged(error.reason) from None
         try:
             return PackIndex.open(descriptor, pack_bytes)
         finally:
@@ -285,7 +292,7 @@ class PackFolder:
             finally:
                 os.close(descriptor)
             return self._read_index(path, pack_bytes)
-        except (OSError, IndexDamaged):
+        except (OSError, IndexDamaged, Stranger):
             return PackIndex(data, pack_bytes)
 
     def _rearrange(self) -> None:

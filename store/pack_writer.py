@@ -9,6 +9,7 @@ from pathlib import Path
 
 from store.files import Files
 from store.ids import Kind
+from store.layout import open_file
 from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
 from store.records import PACK_HEADER, Name, PackHeader, Record, encode_pack_header, encode_record_header, scan
 
@@ -78,7 +79,8 @@ class PackWriter:
         None when another process holds it.
         """
         try:
-            file = open_pack(files.open(str(path), os.O_RDWR | os.O_APPEND), path, folder.marker)
+            descriptor = open_file(path, os.O_RDWR | os.O_APPEND, f"packs/{path.name}", files)
+            file = open_pack(descriptor, path, folder.marker)
         except FileNotFoundError:
             return None  # another process has taken it over and sealed it meanwhile
         if not lock(file.descriptor) or not is_named(file.descriptor, path):

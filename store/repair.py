@@ -18,6 +18,7 @@ from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.files import Files
 from store.heads import SqliteHeads
 from store.ids import Kind
+from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
 from store.moves import MoveRecord
 from store.pack_folder import INDEX, SealedPack, packs_in
 from store.pack_writer import PackCopy
@@ -27,7 +28,6 @@ from store.verify import Findings
 
 FOLDER = "damaged"
 ALL = 1 << 62
-_HEADS = "heads.sqlite"
 _FORMAT = re.compile(rb"psf store [0-9]+\n")
 
 
@@ -69,14 +69,27 @@ def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
     return done
 
 
+def put_strangers_aside(root: Path, files: Files) -> list[str]:
+    """Before a store is opened: move away what is no file, or no directory, where the store must have one; says what was done."""
+    if not _read_format(root) and not _has_own_packs(root):
+        return []  # whoever asks for another folder by mistake finds it as it was
+    done = []
+    found = [(path, stranger) for path, stranger in strangers(root) if stranger.movable]
+    for path, stranger in found:
+        if path == root / FOLDER:
+            _make_folder(root, files)
+        else:
+            _put_aside(root, path, files)
+        done.append(f"{stranger.place} was put aside: {stranger.reason}")
+    return done
+
+
 def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
     """Before a store is opened: write its FORMAT again when that is lost and the packs are ours; says what was done."""
-    path, packs = root / "FORMAT", root / "packs"
-    if not packs.is_dir() or (path.exists() and _FORMAT.fullmatch(path.read_bytes())):
+    path = root / "FORMAT"
+    if _read_format(root) or not _has_own_packs(root):
         return []  # opening refuses what is whole and of another format
-    if not any(_is_ours(pack) for pack in packs_in(packs)):
-        return []
-    if path.exists():
+    if os.path.lexists(path):
         _put_aside(root, path, files)
     descriptor = files.unnamed(str(root))
     try:
@@ -90,11 +103,11 @@ def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
 
 def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
     """Before a store is opened: move a database of heads away that SQLite cannot use; says what was done. Raises OSError."""
-    path = root / _HEADS
-    if not path.exists() or _is_sound(path):
+    path = root / HEADS
+    if not os.path.lexists(path) or _is_sound(path):
         return []
-    for name in (_HEADS, f"{_HEADS}-wal", f"{_HEADS}-shm"):
-        if (root / name).exists():
+    for name in HEADS_FILES:
+        if os.path.lexists(root / name):
             _put_aside(root, root / name, files)
     return ["the damaged database of heads was put aside"]
 
@@ -132,19 +145,44 @@ def _is_sound(path: Path) -> bool:
         database.close()
 
 
-def _is_ours(pack: Path) -> bool:
-    with pack.open("rb") as file:
-        return decode_pack_header(file.read(PACK_HEADER.size)) is not None
+def _read_format(root: Path) -> bool:
+    """Whether the folder says that it is a store, of whatever format."""
+    path = root / "FORMAT"
+    return is_file(path) and _FORMAT.fullmatch(_beginning(path)) is not None
+
+
+def _has_own_packs(root: Path) -> bool:
+    packs = root / "packs"
+    return is_directory(packs) and any(
+        decode_pack_header(_beginning(pack)) is not None for pack in packs_in(packs) if is_file(pack)
+    )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(PACK_HEADER.size)
 
 
 def _put_aside(root: Path, path: Path, files: Files) -> None:
+    folder = _make_folder(root, files)
+    files.rename(str(path), str(_free(folder / path.name)), source_directory=None, target_directory=None)
+    files.sync_directory(str(folder))
+
+
+def _make_folder(root: Path, files: Files) -> Path:
+    """The folder for what is put aside. Another thing of its name gets another name: what it leads to is not the store's."""
     folder = root / FOLDER
-    if not folder.exists():
+    if not is_directory(folder):
+        if os.path.lexists(folder):
+            files.rename(str(folder), str(_free(folder)), source_directory=None, target_directory=None)
         files.make_directory(str(folder), 0o700)
         files.sync_directory(str(root))
-    target, number = folder / path.name, 0
-    while target.exists():
+    return folder
+
+
+def _free(path: Path) -> Path:
+    target, number = path, 0
+    while os.path.lexists(target):
         number += 1
-        target = folder / f"{path.name}.{number}"
-    files.rename(str(path), str(target), source_directory=None, target_directory=None)
-    files.sync_directory(str(folder))
+        target = path.with_name(f"{path.name}.{number}")
+    return target
