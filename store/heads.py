@@ -70,8 +70,8 @@ class SqliteHeads:
         self._reading = threading.Lock()
         self.is_new = False
         """Whether the database was made, or brought to this format, just now: it has not followed the packs."""
-        for ending in ("", "-wal", "-shm", "-journal"):
-            refuse_other_than_file(path.with_name(path.name + ending))  # SQLite would follow it
+        for name in (path.name + ending for ending in ("", "-wal", "-shm", "-journal")):
+            refuse_other_than_file(path.with_name(name), name)  # SQLite would follow it
         try:
             with ExitStack() as opened:
                 writer = connect(path)

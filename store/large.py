@@ -8,7 +8,6 @@ system can, a blob shares its blocks with the file it came from and with those i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -19,8 +18,11 @@ from pathlib import Path
 from store.errors import ObjectDamaged
 from store.files import CHUNK_BYTES, Files, read_exactly
 from store.ids import BlobId, Kind, hasher, object_id
+from store.layout import Stranger, is_directory, is_file, open_file, refuse_other_than_file
 
 LARGE_BYTES = 128 << 10
+_UNCHECKED_BYTES_MAX = 64 << 20
+"""What is longer is known to be the blob before memory is taken for it: a sparse file may say that it has any length."""
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -40,7 +42,7 @@ class LargeBlobs:
         """Devices whose files cannot be cloned into this folder."""
 
     def put(self, name: bytes, fill: Callable[[int], None]) -> None:
-        """Store the blob of this name, which `fill` writes into a descriptor. Durable on return."""
+        """Store the blob of this name, which `fill` writes into a descriptor. Durable on return. Raises OSError, Stranger."""
         epoch = self._epoch
         if not self._stays(name):
             descriptor = self._files.unnamed(str(self._folder))
@@ -85,15 +87,32 @@ class LargeBlobs:
 
     def read(self, name: bytes) -> bytes | None:
         """The blob's bytes, None when there is none of this name. Raises ObjectDamaged."""
-        data = self._read_bytes(name)
-        if data is None:
+        descriptor = self._open(name)
+        if descriptor is None:
             return None
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes > _UNCHECKED_BYTES_MAX and _hash_file(descriptor, size_bytes) != name:
+                raise _damaged(name)
+            data = read_exactly(descriptor, size_bytes, 0)
+        finally:
+            os.close(descriptor)
         if object_id(Kind.BLOB, data) != name:
             raise _damaged(name)
         return data
 
+    def verify(self, name: bytes) -> None:
+        """Read the blob without holding it. Raises ObjectDamaged; says nothing when there is none of this name."""
+        descriptor = self._open(name)
+        if descriptor is not None:
+            try:
+                if _hash_file(descriptor, os.fstat(descriptor).st_size) != name:
+                    raise _damaged(name)
+            finally:
+                os.close(descriptor)
+
     def has(self, name: bytes) -> bool:
-        return any(path.exists() for path in self._paths(name))
+        return any(map(is_file, self._paths(name)))
 
     # -- for gc ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +136,9 @@ class LargeBlobs:
     def drop(self, name: bytes) -> int:
         """Remove a condemned blob; returns its size in bytes, 0 when it was written again meanwhile, which stays."""
         path = self._condemned_path(name)
-        size_bytes = 0 if self._path(name).exists() else path.stat().st_size
+        if is_directory(path):
+            return 0  # no blob, so check names it
+        size_bytes = 0 if is_file(self._path(name)) else os.lstat(path).st_size
         self._files.unlink(str(path))
         return size_bytes
 
@@ -126,30 +147,31 @@ class LargeBlobs:
 
     def size_bytes(self, name: bytes) -> int:
         """What the blob takes. Raises FileNotFoundError."""
-        return self.path(name).stat().st_size
+        return os.lstat(self.path(name)).st_size
 
     def path(self, name: bytes) -> Path:
-        """The file that is read for a blob. Raises FileNotFoundError."""
+        """The file that is read for a blob, or what is there instead of it. Raises FileNotFoundError."""
         for path in self._paths(name):
-            if path.exists():
+            if os.path.lexists(path):
                 return path
         raise FileNotFoundError(errno.ENOENT, "no such large blob", name.hex())
 
-    def _read_bytes(self, name: bytes) -> bytes | None:
-        for path in self._paths(name):
-            with contextlib.suppress(FileNotFoundError):
-                return path.read_bytes()
-        return None
-
     def _open(self, name: bytes) -> int | None:
+        """A descriptor of the blob's file, None when there is none. Raises ObjectDamaged for what is no file."""
         for path in self._paths(name):
-            with contextlib.suppress(FileNotFoundError):
-                return self._files.open(str(path), os.O_RDONLY)
+            try:
+                return open_file(path, os.O_RDONLY, _place(path), self._files)
+            except FileNotFoundError:
+                continue
+            except Stranger as error:
+                raise ObjectDamaged("blob", name.hex(), error.reason) from None
         return None
 
     def _stays(self, name: bytes) -> bool:
-        """Whether the blob is there and not condemned: then it need not be written again."""
-        return self._path(name).exists()
+        """Whether the blob is there and not condemned: then it need not be written again. Raises Stranger."""
+        path = self._path(name)
+        refuse_other_than_file(path, _place(path))
+        return is_file(path)
 
     def _move(self, names: Collection[bytes], source: Callable[[bytes], Path], target: Callable[[bytes], Path]) -> None:
         """Rename blobs. Folders are durable before anything is in them; whether a rename is does not matter."""
@@ -215,10 +237,15 @@ def _below(folder: Path, name: bytes) -> Path:
     return folder / digits[:2] / digits[2:]
 
 
+def _place(path: Path) -> str:
+    """The file of a blob as messages call it: relative to the store folder."""
+    return "/".join(path.parts[-3:])
+
+
 def _names(folder: Path) -> Iterator[bytes]:
-    if folder.is_dir():
+    if is_directory(folder):
         for fan in folder.iterdir():
-            for file in fan.iterdir() if fan.is_dir() else ():
+            for file in fan.iterdir() if is_directory(fan) else ():
                 if _NAME.match(fan.name + file.name):  # what else lies there is not ours
                     yield bytes.fromhex(fan.name + file.name)
 

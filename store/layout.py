@@ -65,10 +65,10 @@ def is_directory(path: Path) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
-def refuse_other_than_file(path: Path) -> None:
-    """Raise Stranger when something lies at `path`, directly in the store folder, that is no regular file."""
+def refuse_other_than_file(path: Path, place: str) -> None:
+    """Raise Stranger when something lies at `path` that is no regular file."""
     if mode := _mode(path):
-        _refuse_other(path.name, mode)
+        _refuse_other(place, mode)
 
 
 def refuse_strangers(root: Path) -> None:

@@ -41,7 +41,7 @@ class FileLeases:
         self, path: Path, *, epoch: Callable[[], int] = _always_first, entered: Callable[[int], None] = _nothing
     ) -> None:
         self._path, self._epoch, self._entered = path, epoch, entered
-        refuse_other_than_file(path)
+        refuse_other_than_file(path, path.name)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
 
     def try_acquire(self, session_id: str) -> Lease | None:

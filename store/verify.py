@@ -129,7 +129,7 @@ def _read_large(objects: PackObjects, progress: Progress) -> Iterator[Flaw]:
     names = list(objects.large)
     for number, name in enumerate(names, 1):
         try:
-            objects.large.read(name)
+            objects.large.verify(name)
         except ObjectDamaged as error:
             yield Flaw(LARGE, None, (Kind.BLOB, name), error.reason)
         progress("reading large files", number, len(names))

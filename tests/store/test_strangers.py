@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from store.errors import StoreUnusable
-from store.ids import SnapshotId
+from store.errors import ObjectDamaged, StoreUnusable
+from store.ids import BlobId, Kind, SnapshotId, blob_id
 from store.local import LocalStore
-from tests.store.history import begin, files_of, step
+from store.testing import nobody
+from tests.store.history import begin, files_of, never, step
 
 pytestmark = pytest.mark.timeout(30)
 FILES = {b"small": b"content", b"large": b"x" * 200_000}
@@ -204,3 +206,92 @@ def test_what_is_put_aside_replaces_nothing(tmp_path: Path, head: SnapshotId) ->
         shutil.rmtree(root / ".was leases.lock", ignore_errors=True)
         (root / ".was leases.lock").unlink(missing_ok=True)
         assert len(list((root / "damaged").iterdir())) == number + 1
+
+
+LARGE = blob_id(FILES[b"large"])
+
+
+def large_path(root: Path, folder: str = "large") -> Path:
+    return root / folder / LARGE.hex()[:2] / LARGE.hex()[2:]
+
+
+def assert_damage_is_named(root: Path, reason: str) -> None:
+    store = LocalStore(root)
+    with pytest.raises(ObjectDamaged, match=f"{LARGE.hex()} is damaged: {reason}"):
+        store.objects.get(Kind.BLOB, LARGE)
+    with (root.parent / "out").open("w+b") as file, pytest.raises(ObjectDamaged, match=reason):
+        store.objects.write_file(BlobId(LARGE), file.fileno())
+    for full in (True, False):
+        report, _ = store.check(full=full)
+        assert [LARGE.hex() in text for text in report.damaged] == [True] * full
+    store.close()
+
+
+@each_stranger
+@pytest.mark.parametrize("folder", ["large", "condemned"])
+def test_a_stranger_for_a_large_blob_is_damage_to_it(tmp_path: Path, head: SnapshotId, folder: str, put: Put) -> None:
+    root = tmp_path / "store"
+    path = large_path(root, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large_path(root).rename(path.parent / f".was {path.name}")
+    put(path)
+    assert_damage_is_named(root, "it is a")
+    mended = LocalStore.mend(root)
+    assert mended.done == (f"a damaged large file was put aside: {LARGE.hex()}",)
+    assert mended.report.broken.keys() == {"a"}
+    assert os.path.lexists(root / "damaged" / path.name)
+    store = LocalStore(root)
+    assert store.objects.put(Kind.BLOB, FILES[b"large"]) == LARGE
+    assert store.check(full=True)[0].clean
+    store.close()
+
+
+@each_stranger
+def test_nothing_is_called_stored_where_a_stranger_is(tmp_path: Path, head: SnapshotId, put: Put) -> None:
+    """A step would be answered, and its file would be lost."""
+    root = tmp_path / "store"
+    replace(large_path(root), put)
+    store = LocalStore(root)
+    assert store.objects.find_missing([(Kind.BLOB, LARGE)])
+    with pytest.raises(StoreUnusable, match=rf"large/{LARGE.hex()[:2]}/{LARGE.hex()[2:]} in the store cannot be used"):
+        store.objects.put(Kind.BLOB, FILES[b"large"])
+    store.close()
+
+
+@pytest.mark.parametrize("put", [link_to_endless, link_to_nothing, link_to_what_it_was, fifo, bound_socket])
+@pytest.mark.parametrize("folder", ["large", "condemned"])
+def test_a_stranger_for_a_folder_of_large_blobs_is_named_and_put_aside(
+    tmp_path: Path, head: SnapshotId, folder: str, put: Put
+) -> None:
+    root = tmp_path / "store"
+    (root / folder).mkdir(exist_ok=True)
+    put(root / folder / "00")
+    assert refused(root).startswith(f"{folder}/00 in the store cannot be used: it is a")
+    assert_mended(root, head, "00")
+
+
+@each_stranger
+def test_a_sweep_removes_no_more_than_the_stranger(tmp_path: Path, head: SnapshotId, put: Put) -> None:
+    root = tmp_path / "store"
+    replace(large_path(root), put)
+    outside = large_path(root).parent / f".was {large_path(root).name}"
+    store = LocalStore(root)
+    store.heads.drop_unused_since(1e12, is_running=nobody)
+    assert store.sweep(dry=False, pause=never).large_dropped == 1
+    assert outside.read_bytes() == FILES[b"large"]
+    if put is directory:
+        assert (large_path(root, "condemned") / "inside").read_text() == "somebody's"
+    store.close()
+
+
+def test_memory_is_taken_for_no_more_than_the_blob(tmp_path: Path, head: SnapshotId) -> None:
+    """A sparse file takes no room, and may say that it is as long as it likes."""
+    root = tmp_path / "store"
+    large_path(root).chmod(0o600)
+    os.truncate(large_path(root), 256 << 20)
+    tracemalloc.start()
+    try:
+        assert_damage_is_named(root, "its bytes do not match its name")
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
