@@ -14,19 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from store import head_tables
 from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable, WriterFenced
-from store.head_rows import (
-    ADD_SESSION,
-    LAST_MOVE,
-    MOVE,
-    SESSION,
-    append_move,
-    move_of,
-    moved_of,
-    prepare,
-    row_of,
-    session_of,
-)
 from store.ids import SnapshotId
 from store.interfaces import Journal, Move, Moved, Pin, Session
 from store.layout import refuse_other_than_file
@@ -38,9 +27,11 @@ BUSY_PAUSE_S = 0.005
 
 _ADVANCE = (
     "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime) where session_id = ? and head = ?"
-    f" returning {SESSION}"
+    f" returning {head_tables.SESSION}"
 )
-_EXTEND = f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {SESSION}"
+_EXTEND = (
+    f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {head_tables.SESSION}"
+)
 _Result = TypeVar("_Result")
 
 
@@ -50,7 +41,9 @@ class HeadsJournal(Journal, Log, Protocol):
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for any thread, whose transactions are begun and ended by hand."""
-    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, head_tables.VALUE_BYTES_MAX)
+    return database
 
 
 class SqliteHeads:
@@ -68,8 +61,6 @@ class SqliteHeads:
     ) -> None:
         self._journal = journal
         self._reading = threading.Lock()
-        self.is_new = False
-        """Whether the database was made, or brought to this format, just now: it has not followed the packs."""
         for name in (path.name + ending for ending in ("", "-wal", "-shm", "-journal")):
             refuse_other_than_file(path.with_name(name), name)  # SQLite would follow it
         try:
@@ -79,11 +70,11 @@ class SqliteHeads:
                 _enter_wal(writer)
                 writer.execute("pragma foreign_keys=on")
                 self._transactions = Transactions(writer, journal or NoLog())
-                self.is_new = self._transactions.run(prepare)
+                self._transactions.run(head_tables.prepare)
                 self._reader = connect(path)
                 opened.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
-            raise StoreUnusable(f"the heads database cannot be used: {error}") from None
+            raise StoreUnusable(f"the heads database cannot be used: {error}{_advice(error)}") from None
 
     def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
         moved = [Moved(session, Move(1, kind, None, session.head, session.created_at_s, b"")) for session in sessions]
@@ -91,18 +82,20 @@ class SqliteHeads:
         def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
             for new in moved:
-                if not database.execute(ADD_SESSION, row_of(new.session)).rowcount:
+                if not database.execute(head_tables.ADD_SESSION, head_tables.session_row(new.session)).rowcount:
                     raise SessionExists(new.session.session_id)
-                append_move(database, new)
+                head_tables.append_move(database, new)
             return moved
 
         self._move_heads(work)
 
     def get(self, session_id: str, tenant: str) -> Session:
-        rows = self._read(f"select {SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant)
+        rows = self._read(
+            f"select {head_tables.SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant
+        )
         if not rows:
             raise SessionMissing(session_id)
-        return session_of(rows[0])
+        return head_tables.session(rows[0])
 
     def advance(
         self,
@@ -118,22 +111,25 @@ class SqliteHeads:
             row = database.execute(_ADVANCE, (move.to_snapshot, move.at_s, runtime, session_id, expected)).fetchone()
             if row is None:
                 _raise_moved(database, session_id, expected)
-            (last,) = database.execute("select max(sequence) from log where session_id = ?", (session_id,)).fetchone()
+            row_of_last = database.execute(
+                "select max(sequence) from log where session_id = ?", (session_id,)
+            ).fetchone()
+            last = head_tables.count(row_of_last, "log.sequence")
             numbered = Move(last + 1, move.kind, expected, move.to_snapshot, move.at_s, move.run_record)
-            moved = Moved(session_of(row), numbered)
-            append_move(database, moved)
+            moved = Moved(head_tables.session(row), numbered)
+            head_tables.append_move(database, moved)
             return [moved]
 
         self._move_heads(work)
 
     def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
         rows = self._read(
-            f"select {MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
+            f"select {head_tables.MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
             session_id,
             before if before is not None else 2**62,
             limit,
         )
-        return [move_of(row) for row in rows]
+        return [head_tables.move(row) for row in rows]
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 
@@ -142,10 +138,10 @@ class SqliteHeads:
 
         def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
-            if not database.execute(ADD_SESSION, row_of(session)).rowcount:
+            if not database.execute(head_tables.ADD_SESSION, head_tables.session_row(session)).rowcount:
                 raise SessionExists(session.session_id)
             for each in moved:
-                append_move(database, each)
+                head_tables.append_move(database, each)
             return moved
 
         self._move_heads(work)
@@ -162,14 +158,14 @@ class SqliteHeads:
     ) -> None:
         def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
-            row = database.execute(LAST_MOVE, (session_id,)).fetchone()
+            row = database.execute(head_tables.LAST_MOVE, (session_id,)).fetchone()
             if row is None:
                 raise SessionMissing(session_id)
-            refuse_other_end(moved_of(row), expected_sequence, moves[0])
+            refuse_other_end(head_tables.moved(row), expected_sequence, moves[0])
             extended = database.execute(_EXTEND, (moves[-1].to_snapshot, used_at_s, runtime, session_id)).fetchone()
-            moved = left_by(session_of(extended), moves)
+            moved = left_by(head_tables.session(extended), moves)
             for each in moved:
-                append_move(database, each)
+                head_tables.append_move(database, each)
             return moved
 
         self._move_heads(work)
@@ -197,7 +193,10 @@ class SqliteHeads:
 
     def roots(self) -> Iterator[tuple[str, SnapshotId]]:
         for session_id, snapshot in self._read("select session_id, to_snapshot from log"):
-            yield session_id, SnapshotId(snapshot)
+            yield (
+                head_tables.text(session_id, "log.session_id"),
+                head_tables.snapshot(snapshot, "log.to_snapshot"),
+            )
         for pin in self.pins():
             yield f"pin {pin.name}", pin.snapshot
 
@@ -209,9 +208,9 @@ class SqliteHeads:
 
         def work(database: sqlite3.Connection) -> None:
             database.execute("delete from sessions where session_id = ?", (session.session_id,))
-            database.execute(ADD_SESSION, row_of(session))
+            database.execute(head_tables.ADD_SESSION, head_tables.session_row(session))
             for move in log:
-                append_move(database, Moved(session, move))
+                head_tables.append_move(database, Moved(session, move))
 
         self._change(work)
 
@@ -221,7 +220,7 @@ class SqliteHeads:
         self._change(lambda database: database.execute("update epochs set epoch = epoch") and None)
 
     def followed_bytes(self) -> dict[int, int]:
-        """How far the database has followed the moves in each pack, by number."""
+        """How far the database has followed the moves in each pack, by number; nothing before it has followed any (store.recovery)."""
         return dict(self._read("select pack, end_bytes from followed"))
 
     def recover(self, work: Callable[[sqlite3.Connection], None]) -> None:
@@ -229,12 +228,15 @@ class SqliteHeads:
         self._change(work)
 
     def problems(self) -> list[str]:
-        """What SQLite itself finds wrong with the database."""
+        """What is wrong with the database: what SQLite itself finds, and rows that say what cannot be."""
         try:
             rows = self._read("pragma integrity_check")
+            if rows == [("ok",)]:
+                self._read_all()
+                return []
         except StoreUnusable as error:
             return [str(error)]
-        return [f"the heads database is damaged: {text}" for (text,) in rows if text != "ok"]
+        return [f"the heads database is damaged: {text}" for (text,) in rows]
 
     # -- Pins -----------------------------------------------------------------------------------------------------------
 
@@ -249,19 +251,20 @@ class SqliteHeads:
         return self._change(lambda database: database.execute("delete from pins where name = ?", (name,)).rowcount > 0)
 
     def pins(self) -> list[Pin]:
-        rows = self._read("select name, snapshot, at_s from pins order by name")
-        return [Pin(name, SnapshotId(snapshot), at_s) for name, snapshot, at_s in rows]
+        return [head_tables.pin(row) for row in self._read(f"select {head_tables.PIN} from pins order by name")]
 
     # -- Epochs ---------------------------------------------------------------------------------------------------------
 
     def epoch(self) -> int:
-        ((epoch,),) = self._read("select epoch from epochs")
-        return int(epoch)
+        rows = self._read("select epoch from epochs")
+        return head_tables.count(rows[0] if rows else None, "epochs.epoch")
 
     def begin_epoch(self) -> int:
-        return self._change(
-            lambda database: int(database.execute("update epochs set epoch = epoch + 1 returning epoch").fetchone()[0])
-        )
+        def work(database: sqlite3.Connection) -> int:
+            row = database.execute("update epochs set epoch = epoch + 1 returning epoch").fetchone()
+            return head_tables.count(row, "epochs.epoch")
+
+        return self._change(work)
 
     def refuse_before(self, epoch: int) -> None:
         self._change(lambda database: database.execute("update epochs set refused_before = ?", (epoch,)) and None)
@@ -277,23 +280,42 @@ class SqliteHeads:
         return self._transactions.run(work)
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        self._read_each(rows.append, query, *values)
+        return rows
+
+    def _read_each(self, look: Callable[[tuple[Any, ...]], object], query: str, *values: object) -> None:
         try:
             with self._reading:
-                return self._reader.execute(query, values).fetchall()
+                for row in self._reader.execute(query, values):
+                    look(row)
         except sqlite3.DatabaseError as error:
             raise StoreUnusable(
                 f"the heads database cannot be read: {error}; `psf store check --repair` mends it"
             ) from None
 
+    def _read_all(self) -> None:
+        """Raises StoreUnusable for the first row that is not right."""
+        if strays := self._read("pragma foreign_key_check"):
+            head_tables.unusable(f"{len(strays)} rows of log belong to no session")
+        self._read_each(head_tables.session, f"select {head_tables.SESSION} from sessions")
+        self._read_each(head_tables.move, f"select {head_tables.MOVE} from log")
+        self.pins()
+        epochs = self._read("select epoch, refused_before from epochs")
+        if len(epochs) != 1:
+            head_tables.unusable(f"epochs has {len(epochs)} rows, not 1")
+        for value, name in zip(epochs[0], ("epoch", "refused_before"), strict=True):
+            head_tables.count((value,), f"epochs.{name}")
+
     def _last_moves(self, condition: str, *values: object) -> Iterator[Moved]:
         rows = self._read(
-            f"select {SESSION}, {MOVE} from sessions join log using (session_id) {condition}"
+            f"select {head_tables.SESSION}, {head_tables.MOVE} from sessions join log using (session_id) {condition}"
             f" {'and' if condition else 'where'} sequence = (select max(sequence) from log as later"
             " where later.session_id = sessions.session_id)",
             *values,
         )
         for row in rows:
-            yield moved_of(row)
+            yield head_tables.moved(row)
 
     def _move_heads(self, work: Callable[[sqlite3.Connection], list[Moved]]) -> None:
         """Do what moves heads, and write it down when nothing speaks against it any more."""
@@ -305,6 +327,11 @@ class SqliteHeads:
                     self._journal.moved(each)
 
         self._transactions.run(written, logged=True)
+
+
+def _advice(error: Exception) -> str:
+    damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return "; `psf store check --repair` mends it" if damaged else ""
 
 
 def _enter_wal(database: sqlite3.Connection) -> None:
@@ -321,8 +348,8 @@ def _enter_wal(database: sqlite3.Connection) -> None:
 
 def _refuse_late(database: sqlite3.Connection, epoch: int | None) -> None:
     if epoch is not None:
-        (refused_before,) = database.execute("select refused_before from epochs").fetchone()
-        if epoch < refused_before:
+        row = database.execute("select refused_before from epochs").fetchone()
+        if epoch < head_tables.count(row, "epochs.refused_before"):
             raise WriterFenced
 
 
@@ -330,4 +357,4 @@ def _raise_moved(database: sqlite3.Connection, session_id: str, expected: Snapsh
     row = database.execute("select head from sessions where session_id = ?", (session_id,)).fetchone()
     if row is None:
         raise SessionMissing(session_id)
-    raise HeadMoved(session_id, expected.hex(), row[0].hex())
+    raise HeadMoved(session_id, expected.hex(), head_tables.snapshot(row[0], "sessions.head").hex())

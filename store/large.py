@@ -71,7 +71,7 @@ class LargeBlobs:
 
     def write_file(self, name: bytes, descriptor: int) -> bool:
         """See `BlobFiles.write_file`; False when there is none of this name."""
-        source = self._open(name)
+        source = self._open(name, self._files)
         if source is None:
             return False
         try:
@@ -156,11 +156,11 @@ class LargeBlobs:
                 return path
         raise FileNotFoundError(errno.ENOENT, "no such large blob", name.hex())
 
-    def _open(self, name: bytes) -> int | None:
+    def _open(self, name: bytes, files: Files | None = None) -> int | None:
         """A descriptor of the blob's file, None when there is none. Raises ObjectDamaged for what is no file."""
         for path in self._paths(name):
             try:
-                return open_file(path, os.O_RDONLY, _place(path), self._files)
+                return open_file(path, os.O_RDONLY, _place(path), files)
             except FileNotFoundError:
                 continue
             except Stranger as error:

@@ -11,9 +11,8 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
 
-from store import moves
+from store import head_tables, moves
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
-from store.head_rows import ADD_SESSION, LAST_MOVE, UPDATE_SESSION, append_move, moved_of, row_of
 from store.heads import SqliteHeads
 from store.ids import Kind
 from store.interfaces import Move, Moved
@@ -24,6 +23,9 @@ from store.packs import PackObjects
 from store.reachable import is_implied, mark
 from store.records import Name
 
+_STARTED = 0
+"""Instead of a pack's number: the database has begun to follow."""
+
 
 def recover(objects: PackObjects, heads: SqliteHeads, journal: PackJournal) -> None:
     """Bring the heads to where the packs are, and have the journal go on from there. Raises StoreUnusable, OSError."""
@@ -31,11 +33,12 @@ def recover(objects: PackObjects, heads: SqliteHeads, journal: PackJournal) -> N
     followed = heads.followed_bytes()
     records = []
     # A database that has followed nothing is new, or lost: what was dropped is not known to it. `check --repair` reads all packs.
-    if not heads.is_new:
+    if _STARTED in followed:
         records = [record for pack in packs for record in _unfollowed(objects, pack, followed.get(pack.number, 0))]
     ends_bytes = {pack.number: pack.end for pack in packs}
     journal.start()
-    if records or any(followed.get(number) != end for number, end in ends_bytes.items()):
+    ends_bytes[_STARTED] = 0
+    if any(followed.get(number) != end for number, end in ends_bytes.items()):
         heads.recover(lambda database: _follow(database, records, ends_bytes, journal))
     packs.clear()
     if objects.waits_for_settling:
@@ -125,8 +128,8 @@ def _is_rival(record: MoveRecord, last: Move) -> bool:
 def _follow_life(database: sqlite3.Connection, life: list[MoveRecord]) -> Moved | None:
     """Returns the session with its last move, None when it is dropped or another one of this name is there."""
     session = life[0].session
-    row = database.execute(LAST_MOVE, (session.session_id,)).fetchone()
-    last = moved_of(row) if row is not None else None
+    row = database.execute(head_tables.LAST_MOVE, (session.session_id,)).fetchone()
+    last = head_tables.moved(row) if row is not None else None
     if last is not None and life_of(last.session) != life_of(session):
         return None  # another session of this name came after it
     followed = continuation(last, life)
@@ -134,10 +137,12 @@ def _follow_life(database: sqlite3.Connection, life: list[MoveRecord]) -> Moved 
         assert record.move is not None
         append = Moved(record.session, record.move)
         if last is None:
-            database.execute(ADD_SESSION, row_of(record.session))
+            database.execute(head_tables.ADD_SESSION, head_tables.session_row(record.session))
         else:
-            database.execute(UPDATE_SESSION, (*row_of(record.session)[1:], record.session.session_id))
-        append_move(database, append)
+            database.execute(
+                head_tables.UPDATE_SESSION, (*head_tables.session_row(record.session)[1:], record.session.session_id)
+            )
+        head_tables.append_move(database, append)
         last = append
     dropped_after = max((record.sequence for record in life if record.move is None), default=0)
     if last is not None and last.move.sequence <= dropped_after:

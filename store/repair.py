@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from store import moves
 from store.check import Progress, no_progress
-from store.errors import DecodeError, ObjectDamaged, ObjectMissing
+from store.errors import DecodeError, ObjectDamaged, ObjectMissing, StoreUnusable
 from store.files import Files
+from store.head_tables import UnknownVersion
 from store.heads import SqliteHeads
 from store.ids import Kind
+from store.interfaces import Pin
 from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
 from store.moves import MoveRecord
 from store.pack_folder import INDEX, SealedPack, packs_in
@@ -106,10 +107,16 @@ def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
     path = root / HEADS
     if not os.path.lexists(path) or _is_sound(path):
         return []
+    pins = _readable_pins(path)
     for name in HEADS_FILES:
         if os.path.lexists(root / name):
             _put_aside(root, root / name, files)
-    return ["the damaged database of heads was put aside"]
+    if pins:
+        heads = SqliteHeads(path)
+        for pin in pins:
+            heads.pin(pin)
+        heads.close()
+    return [f"the damaged database of heads was put aside; pins that could be read and were kept: {len(pins)}"]
 
 
 def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
@@ -136,13 +143,30 @@ def _records(objects: PackObjects) -> Iterator[MoveRecord]:
 
 
 def _is_sound(path: Path) -> bool:
-    database = sqlite3.connect(path)
     try:
-        return bool(database.execute("pragma integrity_check").fetchone() == ("ok",))
-    except sqlite3.DatabaseError:
+        heads = SqliteHeads(path)
+    except UnknownVersion:
+        return True  # opening refuses it, and another psf may read it
+    except StoreUnusable:
         return False
+    try:
+        return not heads.problems()
     finally:
-        database.close()
+        heads.close()
+
+
+def _readable_pins(path: Path) -> list[Pin]:
+    """Pins are written down nowhere else."""
+    try:
+        heads = SqliteHeads(path)
+    except StoreUnusable:
+        return []
+    try:
+        return heads.pins()
+    except StoreUnusable:
+        return []
+    finally:
+        heads.close()
 
 
 def _read_format(root: Path) -> bool:

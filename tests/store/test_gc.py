@@ -141,7 +141,7 @@ def test_sealed_packs_are_compressed(store: LocalStore) -> None:
     begin(store, "a")
     history = {}
     for number in range(1, 30):
-        files = {b"text": b"line %d\n" % number * 100}
+        files = {b"text": b"line %d\n" % number * 150}
         history[step(store, "a", files)] = files
     before = held_bytes(store.root)
     report = sweep(store)

@@ -1,0 +1,251 @@
+"""The tables of heads, and their rows as values.
+
+The database may be damaged in ways that are none to SQLite, or have been put there by somebody. So its tables must be the very ones
+that are made here, views and triggers included, of which there are none; and whatever is read of a row is looked at before it is
+believed. What is not right is StoreUnusable, which says in which column, and what to type.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from store.errors import StoreUnusable
+from store.ids import ID_BYTES, SnapshotId
+from store.interfaces import Move, Moved, Pin, Session
+
+_SCHEMA = (
+    """
+create table sessions (
+    session_id text primary key,
+    tenant     text not null,
+    name       text,
+    head       blob not null,
+    runtime    text not null,
+    sandbox    text not null,
+    ttl_s      real not null,
+    created_at_s real not null,
+    used_at_s  real not null
+) without rowid;
+create index sessions_by_expiry on sessions (used_at_s + ttl_s);
+create index sessions_by_tenant on sessions (tenant, created_at_s);
+create table log (
+    session_id text not null references sessions on delete cascade,
+    sequence   integer not null,
+    kind       text not null,
+    from_snapshot blob,
+    to_snapshot blob not null,
+    at_s       real not null,
+    run_record blob not null,
+    primary key (session_id, sequence)
+) without rowid;
+""",
+    """
+create table pins (
+    name     text primary key,
+    snapshot blob not null,
+    at_s     real not null
+) without rowid;
+create table epochs (
+    epoch          integer not null,
+    refused_before integer not null
+);
+insert into epochs values (0, 0);
+""",
+    """
+create table followed (
+    pack      integer primary key,
+    end_bytes integer not null
+);
+""",
+)
+"""What each version added. Never changed: a database is compared with it, but for white space."""
+VERSION = len(_SCHEMA)
+SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s"
+MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
+PIN = "name, snapshot, at_s"
+ADD_SESSION = f"insert into sessions ({SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
+UPDATE_SESSION = (
+    "update sessions set tenant = ?, name = ?, head = ?, runtime = ?, sandbox = ?, ttl_s = ?, created_at_s = ?,"
+    " used_at_s = ? where session_id = ?"
+)
+LAST_MOVE = (
+    f"select {SESSION}, {MOVE} from sessions join log using (session_id) where session_id = ?"
+    " order by sequence desc limit 1"
+)
+
+TEXT_CHARACTERS_MAX = 1000
+TIME_S_MAX = 253_370_764_800.0
+"""The beginning of the year 9999: what cannot be said as a date is no time."""
+COUNT_MAX = 1 << 53
+VALUE_BYTES_MAX = 64 << 20
+"""Of one value in the database: SQLite refuses longer ones before it takes memory for them."""
+
+
+class UnknownVersion(StoreUnusable):
+    """A later psf made the database: it may be right, but not for us."""
+
+
+def prepare(database: sqlite3.Connection) -> None:
+    """Make the tables, or bring them up to date. Raises StoreUnusable when they are not psf's; UnknownVersion."""
+    (version,) = database.execute("pragma user_version").fetchone()
+    if version > VERSION:
+        raise UnknownVersion(f"heads format {version} is not known; this psf reads {VERSION}")
+    if version < 0 or _tables(database) != _expected(version):
+        unusable(f"it has not the tables of heads format {version}")
+    for script in _SCHEMA[version:]:
+        for statement in script.split(";"):
+            database.execute(statement)
+    database.execute(f"pragma user_version = {VERSION}")
+
+
+def unusable(reason: str) -> NoReturn:
+    """Raise StoreUnusable with the reason, and with what to do."""
+    raise StoreUnusable(f"the heads database is damaged: {reason}; `psf store check --repair` mends it")
+
+
+def session(row: tuple[Any, ...]) -> Session:
+    """The session that a row of SESSION says. Raises StoreUnusable."""
+    return Session(*_checked("sessions", _SESSION_COLUMNS, row))
+
+
+def move(row: tuple[Any, ...]) -> Move:
+    """The move that a row of MOVE says. Raises StoreUnusable."""
+    return Move(*_checked("log", _MOVE_COLUMNS, row))
+
+
+def moved(row: tuple[Any, ...]) -> Moved:
+    """A session and a move, from a row of SESSION and then MOVE. Raises StoreUnusable."""
+    return Moved(session(row[: len(_SESSION_COLUMNS)]), move(row[len(_SESSION_COLUMNS) :]))
+
+
+def append_move(database: sqlite3.Connection, moved: Moved) -> None:
+    """Add a move to the log of its session."""
+    move = moved.move
+    row = (move.sequence, move.kind, move.from_snapshot, move.to_snapshot, move.at_s, move.run_record)
+    database.execute("insert into log values (?, ?, ?, ?, ?, ?, ?)", (moved.session.session_id, *row))
+
+
+def pin(row: tuple[Any, ...]) -> Pin:
+    """The pin that a row of PIN says. Raises StoreUnusable."""
+    return Pin(*_checked("pins", _PIN_COLUMNS, row))
+
+
+def text(value: object, column: str) -> str:
+    """A text of that column. Raises StoreUnusable."""
+    (checked,) = _checked(*_only(column, _TEXT), (value,))
+    return str(checked)
+
+
+def snapshot(value: object, column: str) -> SnapshotId:
+    """A snapshot id of that column. Raises StoreUnusable."""
+    (checked,) = _checked(*_only(column, _SNAPSHOT), (value,))
+    return SnapshotId(checked)
+
+
+def count(row: tuple[Any, ...] | None, column: str) -> int:
+    """The number in a row of one, which must be there. Raises StoreUnusable."""
+    (checked,) = _checked(*_only(column, _COUNT), row or (None,))
+    return int(checked)
+
+
+def session_row(value: Session) -> tuple[object, ...]:
+    """The row of SESSION that says it."""
+    return (
+        value.session_id,
+        value.tenant,
+        value.name,
+        value.head,
+        value.runtime,
+        value.sandbox,
+        value.ttl_s,
+        value.created_at_s,
+        value.used_at_s,
+    )
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------------
+
+
+class _Column(NamedTuple):
+    """What a column may hold: whether a value is right, and in words what would be."""
+
+    is_right: Callable[[Any], bool]
+    wanted: str
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX
+
+
+def _is_time(value: object) -> bool:
+    # SQLite gives whole numbers to `returning` as they are; neither comparison is true of what is no number.
+    return isinstance(value, int | float) and 0 <= value <= TIME_S_MAX
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= COUNT_MAX
+
+
+def _is_snapshot(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == ID_BYTES
+
+
+_TEXT = _Column(_is_text, f"a text of at most {TEXT_CHARACTERS_MAX} characters")
+_TEXT_OR_NOTHING = _Column(lambda value: value is None or _is_text(value), f"{_TEXT.wanted}, or nothing")
+_TIME = _Column(_is_time, f"a number of seconds from 0 to {TIME_S_MAX:.0f}")
+_COUNT = _Column(_is_count, f"a whole number from 0 to {COUNT_MAX}")
+_SNAPSHOT = _Column(_is_snapshot, f"{ID_BYTES} bytes")
+_SNAPSHOT_OR_NOTHING = _Column(lambda value: value is None or _is_snapshot(value), f"{ID_BYTES} bytes, or nothing")
+_BYTES = _Column(lambda value: isinstance(value, bytes), "bytes")
+
+_Columns = dict[str, _Column]
+_SESSION_COLUMNS: _Columns = dict(
+    zip(
+        SESSION.split(", "),
+        (_TEXT, _TEXT, _TEXT_OR_NOTHING, _SNAPSHOT, _TEXT, _TEXT, _TIME, _TIME, _TIME),
+        strict=True,
+    )
+)
+_MOVE_COLUMNS: _Columns = dict(
+    zip(MOVE.split(", "), (_COUNT, _TEXT, _SNAPSHOT_OR_NOTHING, _SNAPSHOT, _TIME, _BYTES), strict=True)
+)
+_PIN_COLUMNS: _Columns = dict(zip(PIN.split(", "), (_TEXT, _SNAPSHOT, _TIME), strict=True))
+
+
+@functools.cache
+def _only(place: str, column: _Column) -> tuple[str, _Columns]:
+    table, name = place.split(".")
+    return table, {name: column}
+
+
+def _checked(table: str, columns: _Columns, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    for (name, column), value in zip(columns.items(), row, strict=True):
+        if not column.is_right(value):
+            found = (
+                "nothing" if value is None else f"{str(value)[:40]!a}" if isinstance(value, str) else f"{value!r:.40}"
+            )
+            unusable(f"the column {name} of {table} holds {found}, not {column.wanted}")
+    return row
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------------
+
+
+def _tables(database: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Everything that the database's schema has, but what SQLite makes by itself."""
+    rows = database.execute("select type, name, sql from sqlite_schema where name not like 'sqlite\\_%' escape '\\'")
+    return {(kind, name, " ".join(str(sql).split())) for kind, name, sql in rows}
+
+
+@functools.cache
+def _expected(version: int) -> set[tuple[str, str, str]]:
+    database = sqlite3.connect(":memory:")
+    try:
+        for script in _SCHEMA[:version]:
+            database.executescript(script)
+        return _tables(database)
+    finally:
+        database.close()
