@@ -8,12 +8,12 @@ encoding would not have produced, and a log that is none: others read what is de
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import msgspec
 
 from store.errors import DecodeError
+from store.head_tables import TIME_S_MAX
 from store.ids import ID_BYTES, SnapshotId
 from store.interfaces import Move, Session
 
@@ -92,7 +92,7 @@ def _check_session(session: Session) -> None:
             raise DecodeError(f"has a {field} that is empty or longer than {TEXT_CHARACTERS_MAX} characters")
     if not session.session_id.isprintable():
         raise DecodeError(f"has the session_id {session.session_id!r}, which is not printable")
-    if not all(map(math.isfinite, (session.ttl_s, session.created_at_s, session.used_at_s))) or session.ttl_s < 0:
+    if not all(0 <= time_s <= TIME_S_MAX for time_s in (session.ttl_s, session.created_at_s, session.used_at_s)):
         raise DecodeError("has a session whose ttl_s, created_at_s or used_at_s is no time")
 
 
@@ -116,7 +116,7 @@ def _check_log(header: Header) -> None:
 def _check_move(move: Move) -> None:
     if not _is_id(move.to_snapshot) or not (move.from_snapshot is None or _is_id(move.from_snapshot)):
         raise DecodeError(f"has a move {move.sequence} between what are no snapshot ids")
-    if not 0 < len(move.kind) <= TEXT_CHARACTERS_MAX or not math.isfinite(move.at_s):
+    if not 0 < len(move.kind) <= TEXT_CHARACTERS_MAX or not 0 <= move.at_s <= TIME_S_MAX:
         raise DecodeError(f"has a move {move.sequence} whose kind or at_s is none")
     if move.run_record and not _is_run_record(move.run_record):
         raise DecodeError(f"has a move {move.sequence} whose run record is no JSON object, or too long")
