@@ -10,10 +10,10 @@ import msgspec
 
 from store import snapshot as snapshots
 from store.bundle import PART_BYTES, BundleWriter
-from store.bundle_header import Header
+from store.bundle_header import Header, check_header
 from store.capture import load_tree
 from store.check import ListedObjects, Progress, no_progress
-from store.errors import NotInHistory
+from store.errors import BundleRefused, DecodeError, NotInHistory
 from store.ids import BlobId, Kind, SnapshotId, TreeId
 from store.interfaces import Heads, Move, Objects, Session
 from store.reachable import is_implied, mark, object_needs, tree_needs
@@ -49,16 +49,22 @@ def export_bundle(
     passed over. `since` leaves out the moves up to and including that number, `until` those after it; a receiver must have the
     session up to `since`, and is taken to have what those moves need.
 
-    Keeps ids in memory, and one object at a time, of a long file a part. Raises NotInHistory for a range that is none, BundleRefused for one with too many
-    moves, ObjectMissing, ObjectDamaged, DecodeError and OSError; what is in the stream then is no bundle, and import would say so.
+    Keeps ids in memory, and one object at a time, of a long file a part. Raises NotInHistory for a range that is none, BundleRefused
+    for one that import would refuse, since it has too many moves or the session a name that none may have, ObjectMissing,
+    ObjectDamaged, DecodeError and OSError; what is in the stream then is no bundle, and import would say so.
     """
     before, moves = _split_log(heads, session.session_id, since, until)
     held: set[Name] = set()
     prerequisites = _mark_held(objects, {*have, *before}, held)
-    ordered, long = in_order(objects, [(Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in moves], held)
     left = msgspec.structs.replace(session, head=moves[-1].to_snapshot)
+    header = Header(left, tuple(moves), prerequisites, 0)
+    try:
+        check_header(header)
+    except DecodeError as error:
+        raise BundleRefused("it", f"would not be read again: it {error}") from None
+    ordered, long = in_order(objects, [(Kind.SNAPSHOT, bytes(move.to_snapshot)) for move in moves], held)
     writer = BundleWriter(stream)
-    writer.begin(Header(left, tuple(moves), prerequisites, len(ordered)))
+    writer.begin(msgspec.structs.replace(header, objects=len(ordered)))
     for number, name in enumerate(ordered, 1):
         if name in long:
             _put_long(writer, objects, BlobId(name[1]))

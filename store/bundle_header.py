@@ -3,12 +3,15 @@
     header = [version, session, [move, ...], [snapshot id, ...], number of objects]
 
 Moves are oldest first and without gaps, snapshot ids sorted. Sessions and moves are written as in store.moves. Decoding refuses what
-encoding would not have produced, and a log that is none: others read what is decoded here as if this store had written it.
+encoding would not have produced, and a log that is none: others read what is decoded here as if this store had written it. Every
+move is written down with its whole session (store.moves), so texts are short, and moves are counted before any is built.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
@@ -18,8 +21,12 @@ from store.ids import ID_BYTES, SnapshotId
 from store.interfaces import Move, Session
 
 VERSION = 1
-TEXT_CHARACTERS_MAX = 1000
+MOVES_MAX = 100_000
+"""A longer log is carried by several bundles, one after the other."""
+PREREQUISITES_MAX = 100_000
+TEXT_CHARACTERS_MAX = 200
 RUN_RECORD_BYTES_MAX = 1 << 20
+_SESSION_ID = re.compile(rf"[0-9A-Za-z_][0-9A-Za-z_-]{{0,{TEXT_CHARACTERS_MAX - 1}}}")
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -42,8 +49,8 @@ class _Move(Move, frozen=True, array_like=True, forbid_unknown_fields=True):
 class _Encoded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: int
     session: _Session
-    moves: tuple[_Move, ...]
-    prerequisites: tuple[SnapshotId, ...]
+    moves: Annotated[tuple[_Move, ...], msgspec.Meta(max_length=MOVES_MAX)]
+    prerequisites: Annotated[tuple[SnapshotId, ...], msgspec.Meta(max_length=PREREQUISITES_MAX)]
     objects: int
 
 
@@ -76,24 +83,43 @@ def decode_header(data: bytes) -> Header:
         encoded.prerequisites,
         encoded.objects,
     )
+    check_header(header)
+    return header
+
+
+def check_header(header: Header) -> None:
+    """Raises DecodeError for what may not stand in a bundle: a session or a log that is none, too many moves."""
+    if len(header.moves) > MOVES_MAX:
+        raise DecodeError(f"has {len(header.moves)} moves, more than the {MOVES_MAX} of one bundle: use several")
+    if len(header.prerequisites) > PREREQUISITES_MAX:
+        raise DecodeError(f"has {len(header.prerequisites)} prerequisites; at most {PREREQUISITES_MAX} are read")
     _check_session(header.session)
     _check_log(header)
     if header.objects < 0 or any(earlier >= later for earlier, later in pairwise(header.prerequisites)):
         raise DecodeError("has prerequisites that are not sorted, or a negative number of objects")
     if not all(map(_is_id, header.prerequisites)):
         raise DecodeError("has a prerequisite that is no snapshot id")
-    return header
+
+
+def is_session_id(text: str) -> bool:
+    """Whether a session may be called so here: by letters, digits, `_` and `-`, none of which a shell or a page would take otherwise."""
+    return _SESSION_ID.fullmatch(text) is not None
 
 
 def _check_session(session: Session) -> None:
-    texts = {"session_id": session.session_id, "tenant": session.tenant, "runtime": session.runtime}
-    for field, text in (texts | {"sandbox": session.sandbox, "name": session.name or "-"}).items():
-        if not 0 < len(text) <= TEXT_CHARACTERS_MAX:
-            raise DecodeError(f"has a {field} that is empty or longer than {TEXT_CHARACTERS_MAX} characters")
-    if not session.session_id.isprintable():
-        raise DecodeError(f"has the session_id {session.session_id!r}, which is not printable")
-    if not all(0 <= time_s <= TIME_S_MAX for time_s in (session.ttl_s, session.created_at_s, session.used_at_s)):
-        raise DecodeError("has a session whose ttl_s, created_at_s or used_at_s is no time")
+    if not is_session_id(session.session_id):
+        raise DecodeError(
+            f"has the session_id {session.session_id[:80]!a}; one has 1 to {TEXT_CHARACTERS_MAX} of 0-9A-Za-z_- "
+            "and does not begin with -"
+        )
+    texts = {"tenant": session.tenant, "runtime": session.runtime, "sandbox": session.sandbox}
+    for field, text in (texts | {"name": session.name if session.name is not None else "-"}).items():
+        if not _is_text(text):
+            raise DecodeError(f"has a {field} that is not 1 to {TEXT_CHARACTERS_MAX} printable characters")
+    if not all(map(_is_time, (session.created_at_s, session.used_at_s))):
+        raise DecodeError("has a session whose created_at_s or used_at_s is no time")
+    if not _is_time(session.ttl_s):
+        raise DecodeError("has a session whose ttl_s is no time")
 
 
 def _check_log(header: Header) -> None:
@@ -116,7 +142,7 @@ def _check_log(header: Header) -> None:
 def _check_move(move: Move) -> None:
     if not _is_id(move.to_snapshot) or not (move.from_snapshot is None or _is_id(move.from_snapshot)):
         raise DecodeError(f"has a move {move.sequence} between what are no snapshot ids")
-    if not 0 < len(move.kind) <= TEXT_CHARACTERS_MAX or not 0 <= move.at_s <= TIME_S_MAX:
+    if not _is_text(move.kind) or not _is_time(move.at_s):
         raise DecodeError(f"has a move {move.sequence} whose kind or at_s is none")
     if move.run_record and not _is_run_record(move.run_record):
         raise DecodeError(f"has a move {move.sequence} whose run record is no JSON object, or too long")
@@ -131,6 +157,14 @@ def _is_run_record(data: bytes) -> bool:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return False
     return True
+
+
+def _is_text(text: str) -> bool:
+    return 0 < len(text) <= TEXT_CHARACTERS_MAX and text.isprintable()
+
+
+def _is_time(value_s: float) -> bool:
+    return 0 <= value_s <= TIME_S_MAX  # never true of a NaN
 
 
 def _is_id(identity: bytes) -> bool:

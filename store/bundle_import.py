@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol
 import msgspec
 
 from store.bundle import BundleReader, Incoming
+from store.bundle_header import TEXT_CHARACTERS_MAX, is_session_id
 from store.bundle_verify import verify_bundle
 from store.check import ListedObjects, Progress, no_progress
 from store.errors import BundleRefused, HeadMoved, SessionExists, SessionMissing
@@ -22,6 +23,8 @@ from store.ids import Kind
 from store.interfaces import HeadRestorer, Heads, HeadSweeper, Move, Objects, Session
 
 ATTEMPTS = 10
+TTL_S_MAX = 10 * 365 * 86400.0
+"""A session that would stay idle for longer is given so long, as when it is created here."""
 PAGE_MOVES = 1000
 
 
@@ -97,10 +100,16 @@ def _as_imported(session: Session, tenant: str, as_session: str | None, now_s: f
         raise BundleRefused(
             "its session", f"is of tenant {session.tenant!r}, not {tenant!r}; import it as another session"
         )
+    if as_session is not None and not is_session_id(as_session):
+        raise BundleRefused(
+            "it",
+            f"cannot become session {as_session[:80]!a}: use 1 to {TEXT_CHARACTERS_MAX} of 0-9A-Za-z_-, not - first",
+        )
     # Created now: an id that was used here and dropped begins a new life, which the journal tells by its time (store.moves).
     return msgspec.structs.replace(
-        session, session_id=as_session or session.session_id, tenant=tenant, created_at_s=now_s, used_at_s=now_s
-    )
+        session, session_id=as_session if as_session is not None else session.session_id, tenant=tenant, ttl_s=min(session.ttl_s, TTL_S_MAX),
+        created_at_s=now_s, used_at_s=now_s,
+    )  # fmt: skip
 
 
 def _plan(heads: Heads, session: Session, moves: tuple[Move, ...]) -> _Plan:

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from psf.api import fusion, v1
+from store import bundle_header, bundle_import
 from store.ids import SnapshotId, blob_id
 from store.local import LocalStore
 from tests.store.history import LARGE_TAIL, begin, step
@@ -184,6 +186,11 @@ def test_the_rest_of_a_session_follows(root: Path, heads: Heads, tmp_path: Path)
     assert part["objects"] < whole["objects"]
     assert asked("store", "import", rest, "--tenant", "alice", store=target)["change"] == "extended"
     assert told("store", "cat", SESSION, "d/text", store=target) == f"{SESSION} 5\n"
+
+
+def test_a_bundle_brings_no_more_than_can_be_asked_for_here() -> None:
+    assert bundle_import.TTL_S_MAX == fusion.TTL_S_MAX
+    assert bundle_header.TEXT_CHARACTERS_MAX == v1.NAME_CHARACTERS_MAX
 
 
 def test_a_damaged_bundle_changes_nothing(root: Path, heads: Heads, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from store import bundle
+from store import bundle, bundle_header
 from store.bundle import RECORD, record_header
 from store.bundle_header import Header, encode_header
-from store.bundle_import import import_bundle
+from store.bundle_import import TTL_S_MAX, import_bundle
 from store.errors import BundleRefused
 from store.ids import Kind, SnapshotId, blob_id
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
@@ -102,9 +102,16 @@ OTHER = SnapshotId(b"\x07" * 32)
         (lambda header: move(header, 1, run_record=b'{"a":' * 100_000), "run record is no JSON object"),
         (lambda header: move(header, 1, run_record=b'{"a":"%s"}' % (b"x" * (1 << 20))), "or too long"),
         (lambda header: of_session(header, head=EMPTY_SNAPSHOT_ID), "head is not where"),
-        (lambda header: of_session(header, session_id=""), "session_id that is empty"),
-        (lambda header: of_session(header, session_id="a\nb"), "not printable"),
-        (lambda header: of_session(header, runtime="x" * 1001), "runtime that is empty or longer"),
+        *((lambda header, text=text: of_session(header, session_id=text), "session_id '.*'; one has 1 to 200 of 0-9A-Za-z_-")
+          for text in ("", "a\nb", "-rf", "a@b", "x[/b]", ":bomb:", "\u00e9", "a" * 201)),
+        *((lambda header, field=field: of_session(header, **{field: "x" * 201}), f"{field} that is not 1 to 200 printable")
+          for field in ("name", "tenant", "runtime", "sandbox")),
+        (lambda header: of_session(header, name=""), "name that is not 1 to 200"),
+        (lambda header: of_session(header, name="\x1b[31m"), "name that is not 1 to 200 printable"),
+        (lambda header: move(header, 1, kind="\u202egpj"), "kind or at_s"),
+        (lambda header: move(header, 1, kind="x" * 201), "kind or at_s"),
+        (lambda header: move(header, 1, at_s=1e300), "kind or at_s"),
+        (lambda header: move(header, 1, at_s=-1.0), "kind or at_s"),
         (lambda header: of_session(header, ttl_s=math.inf), "is no time"),
         (lambda header: of_session(header, ttl_s=-1.0), "is no time"),
         (lambda header: of_session(header, created_at_s=math.nan), "is no time"),
@@ -120,6 +127,44 @@ OTHER = SnapshotId(b"\x07" * 32)
 def test_a_forged_header_is_refused(forge: Callable[[Header], Header], said: str) -> None:
     header, records = taken_apart(small())
     refused(put_together(forge(header), records), said)
+
+
+def test_a_ttl_is_no_longer_than_one_that_can_be_asked_for() -> None:
+    header, records = taken_apart(small())
+    place = Place.in_memory()
+    place.take(put_together(of_session(header, ttl_s=1e300), records))
+    assert place.heads.get("a", "alice").ttl_s == 10 * 365 * 86400.0 == TTL_S_MAX
+
+
+@pytest.mark.parametrize("name", ["", "-rf", "a b", "a@b", "a" * 201])
+def test_no_bundle_becomes_a_session_that_cannot_be_called_so(name: str) -> None:
+    refused(small(), "cannot become session", as_session=name)
+
+
+def test_too_many_moves_are_counted_before_any_is_built() -> None:
+    """Two bytes each as they stand here; some hundred as values."""
+    header, _ = taken_apart(small())
+    fields = msgspec.msgpack.decode(encode_header(header))
+    for position, many in ((2, 5_000_000), (3, 5_000_000)):
+        forged = [*fields[:position], [b""] * many, *fields[position + 1 :]]
+        packed = with_header(msgspec.msgpack.encode(forged))
+        place = Place.in_memory()
+        tracemalloc.start()
+        with pytest.raises(BundleRefused, match="`array` of length <= 100000"):
+            place.take(packed)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(packed)
+        tracemalloc.stop()
+
+
+def test_what_would_not_be_read_again_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = filled()
+    monkeypatch.setattr(bundle_header, "MOVES_MAX", 5)
+    with pytest.raises(BundleRefused, match="has 6 moves, more than the 5 of one bundle: use several"):
+        place.export()
+    assert place.exported(until=5)[1].last_move == 5
+    place.begin("a b")
+    with pytest.raises(BundleRefused, match="session_id 'a b'"):
+        place.export("a b")
 
 
 def test_a_forged_number_of_objects_is_not_believed() -> None:
