@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
     into = _command(parts, "import", "import_bundle", "bring in a session from a bundle")
     into.add_argument("file", metavar="FILE")
     into.add_argument("--as", dest="as_session", metavar="ID", help="under another session id")
+    into.add_argument("--extend", action="store_true", help="also add moves to a session that is there; only from whom you trust with it")  # fmt: skip
     into.add_argument("--tenant", default="local", metavar="NAME", help="whose session it is (default: %(default)s)")
     listing = _command(parts, "ls", "ls", "sessions and pins; or what lies in a snapshot")
     listing.add_argument("reference", nargs="?", metavar="REFERENCE")

@@ -114,7 +114,7 @@ def import_bundle(parsed: argparse.Namespace) -> int:
     with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
         imported = bundle_import.import_bundle(
             path, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
-            as_session=checked_name(parsed.as_session) if parsed.as_session is not None else None, progress=told,
+            as_session=parsed.as_session, extend=parsed.extend, progress=told,
         )  # fmt: skip
     print_result(parsed, imported, store_reports.show_imported)
     return 0

@@ -10,22 +10,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import msgspec
 
 from store.bundle import BundleReader, Incoming
 from store.bundle_header import TEXT_CHARACTERS_MAX, is_session_id
+from store.bundle_plan import Plan, make_plan
 from store.bundle_verify import verify_bundle
 from store.check import ListedObjects, Progress, no_progress
 from store.errors import BundleRefused, HeadMoved, SessionExists, SessionMissing
 from store.ids import Kind
-from store.interfaces import HeadRestorer, Heads, HeadSweeper, Move, Objects, Session
+from store.interfaces import HeadRestorer, Heads, HeadSweeper, Objects, Session
 
 ATTEMPTS = 10
 TTL_S_MAX = 10 * 365 * 86400.0
 """A session that would stay idle for longer is given so long, as when it is created here."""
-PAGE_MOVES = 1000
 
 
 class ImportHeads(Heads, HeadSweeper, HeadRestorer, Protocol):
@@ -41,14 +41,6 @@ class Imported(msgspec.Struct, frozen=True):
     objects: int
 
 
-class _Plan(NamedTuple):
-    """What is to be added to a session's log, which ends with the move `after`."""
-
-    session: Session
-    after: int
-    moves: tuple[Move, ...]
-
-
 def import_bundle(
     source: Path | BinaryIO,
     objects: ListedObjects,
@@ -58,27 +50,30 @@ def import_bundle(
     now_s: float,
     epoch: int | None,
     as_session: str | None = None,
+    extend: bool = False,
     progress: Progress = no_progress,
 ) -> Imported:
     """Bring the session of a bundle, a path or a seekable file, into a store.
 
-    A session that is not there is created with its log. One that has all the moves is left as it is; one whose log the bundle
-    continues is extended. Any other is refused. The session must be `tenant`'s; with `as_session` it becomes a session of that id and
+    A session that is not there is created with its log. One that has all the moves is left as it is. One whose log the bundle
+    continues is extended when `extend` says so: whoever has seen the ids of a session can make a bundle that continues it. Any other
+    is refused. The session must be `tenant`'s; with `as_session` it becomes a session of that id and
     of `tenant`. It counts as used, and when new as created, at `now_s`, seconds since 1970.
 
     `epoch` is that of a turn which the caller holds meanwhile (see store.gc); it should be that of the session. Raises BundleRefused,
     WriterFenced and OSError.
     """
     with _opened(source) as file:
-        header, digest = verify_bundle(file, objects, heads, tenant, progress)
+        verified = verify_bundle(file, objects, heads, tenant, progress)
+        header = verified.header
         session = _as_imported(header.session, tenant, as_session, now_s)
-        if not _plan(heads, session, header.moves).moves:
+        if not make_plan(objects, heads, session, verified, extend=extend).moves:
             return Imported(session.session_id, "unchanged", 0, 0)
-        if _store_objects(file, objects, progress) != digest:
+        if _store_objects(file, objects, progress) != verified.digest:
             raise BundleRefused("its file", "changed while it was read")
         objects.sync()
     for _ in range(ATTEMPTS):
-        plan = _plan(heads, session, header.moves)
+        plan = make_plan(objects, heads, session, verified, extend=extend)
         try:
             return _make_visible(heads, plan, header.objects, epoch)
         except (SessionExists, SessionMissing, HeadMoved):
@@ -112,45 +107,6 @@ def _as_imported(session: Session, tenant: str, as_session: str | None, now_s: f
     )  # fmt: skip
 
 
-def _plan(heads: Heads, session: Session, moves: tuple[Move, ...]) -> _Plan:
-    """What to do with the moves. Raises BundleRefused when they do not fit what is there."""
-    name, first = session.session_id, moves[0]
-    try:
-        heads.get(name, session.tenant)
-    except SessionMissing:
-        if first.sequence > 1:
-            raise BundleRefused(
-                "it", f"continues session {name} after move {first.sequence - 1}, and there is no such session"
-            ) from None
-        return _Plan(session, 0, moves)
-    logged = _log_from(heads, name, first.sequence - 1)
-    last = max(logged, default=0)
-    if first.sequence > 1 and first.sequence - 1 not in logged:
-        raise BundleRefused(
-            "it", f"continues session {name} after move {first.sequence - 1}, which its log does not have"
-        )
-    if first.sequence > 1 and logged[first.sequence - 1].to_snapshot != first.from_snapshot:
-        raise BundleRefused("it", _diverged(name, first.sequence - 1))
-    for move in moves:
-        if logged.get(move.sequence, move) != move:
-            raise BundleRefused("it", _diverged(name, move.sequence))
-    return _Plan(session, last, tuple(move for move in moves if move.sequence > last))
-
-
-def _diverged(session_id: str, sequence: int) -> str:
-    return f"and session {session_id} have diverged: move {sequence} is another one here; import it as another session"
-
-
-def _log_from(heads: Heads, session_id: str, first: int) -> dict[int, Move]:
-    """The moves of a log from `first` on, by number."""
-    logged: dict[int, Move] = {}
-    before: int | None = None
-    while (before is None or before > first) and (page := heads.log(session_id, before=before, limit=PAGE_MOVES)):
-        logged |= {move.sequence: move for move in page if move.sequence >= first}
-        before = page[-1].sequence
-    return logged
-
-
 def _store_objects(file: BinaryIO, objects: Objects, progress: Progress) -> bytes:
     """Put all objects of a bundle, each under the name that its bytes have; returns the bundle's hash."""
     reader = BundleReader(file)
@@ -173,7 +129,7 @@ def _put(incoming: Incoming, objects: Objects) -> None:
         objects.put_file(whole.fileno(), whole.tell())
 
 
-def _make_visible(heads: ImportHeads, plan: _Plan, objects: int, epoch: int | None) -> Imported:
+def _make_visible(heads: ImportHeads, plan: Plan, objects: int, epoch: int | None) -> Imported:
     session, moves = plan.session, plan.moves
     if not moves:
         return Imported(session.session_id, "unchanged", 0, 0)

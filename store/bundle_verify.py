@@ -30,10 +30,11 @@ TREE_ENTRIES_MAX = 10_000_000
 
 
 class Verified(NamedTuple):
-    """What a bundle says, and the hash by which it can be known again."""
+    """What a bundle says, the hash by which it can be known again, and what each snapshot in it came from."""
 
     header: Header
     digest: bytes
+    parents: dict[SnapshotId, tuple[SnapshotId, ...]]
 
 
 class Shape(NamedTuple):
@@ -63,7 +64,7 @@ def verify_bundle(
     digest = reader.end()
     contents.need_from_log(header)
     _require(objects, heads, tenant, contents.outside)
-    return Verified(header, digest)
+    return Verified(header, digest, contents.parents)
 
 
 class _Contents:
@@ -71,6 +72,7 @@ class _Contents:
 
     def __init__(self, objects: ListedObjects) -> None:
         self.outside: set[Name] = set()
+        self.parents: dict[SnapshotId, tuple[SnapshotId, ...]] = {}
         self._objects = objects
         self._size_bytes: dict[Name, int] = {}
         self._unneeded: set[Name] = set()
@@ -115,6 +117,7 @@ class _Contents:
                 place, f"has the depth {snapshot.depth}, which is not one more than that of its parents"
             )
         self._depths[SnapshotId(name[1])] = snapshot.depth
+        self.parents[SnapshotId(name[1])] = snapshot.parents
         self._need(snapshot_needs(snapshot))
 
     def _depth(self, identity: SnapshotId, place: str) -> int:

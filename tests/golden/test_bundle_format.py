@@ -50,7 +50,7 @@ class Store:
         return stream.getvalue()
 
     def take(self, data: bytes) -> None:
-        import_bundle(io.BytesIO(data), self.objects, self.heads, tenant="local", now_s=1.7e9, epoch=None)
+        import_bundle(io.BytesIO(data), self.objects, self.heads, tenant="local", now_s=1.7e9, epoch=None, extend=True)
 
 
 def test_a_session_has_the_pinned_bytes() -> None:

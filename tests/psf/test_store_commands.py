@@ -172,6 +172,7 @@ def test_a_session_travels_in_a_bundle(root: Path, heads: Heads, tmp_path: Path)
     assert asked("store", "import", bundle, "--tenant", "alice", store=target)["change"] == "unchanged"
     assert told("store", "cat", SESSION, "d/text", store=target) == f"{SESSION} 5\n"
     assert told("store", "import", bundle, "--as", "copy", store=target).startswith("session copy created")
+    assert "0-9A-Za-z_-" in refused("store", "import", bundle, "--as", "no@name", store=target)
     assert asked("store", "check", store=target)["verdict"] == "clean"
     piped = psf("store", "export", SESSION, "-", store=root)
     assert piped.stdout == Path(bundle).read_bytes()
@@ -184,7 +185,8 @@ def test_the_rest_of_a_session_follows(root: Path, heads: Heads, tmp_path: Path)
     whole = asked("store", "export", SESSION, str(tmp_path / "whole"), store=root)
     part = asked("store", "export", SESSION, rest, "--since", "4", "--have", f"{SESSION}@3", store=root)
     assert part["objects"] < whole["objects"]
-    assert asked("store", "import", rest, "--tenant", "alice", store=target)["change"] == "extended"
+    assert "--extend" in refused("store", "import", rest, "--tenant", "alice", store=target)
+    assert asked("store", "import", rest, "--tenant", "alice", "--extend", store=target)["change"] == "extended"
     assert told("store", "cat", SESSION, "d/text", store=target) == f"{SESSION} 5\n"
 
 

@@ -105,9 +105,16 @@ class Place:
         facts = export_bundle(self.objects, self.heads, self.heads.get(session_id, tenant), stream, **options)
         return stream.getvalue(), facts
 
-    def take(self, bundle: bytes, *, tenant: str = "alice", **options: Any) -> Imported:
+    def take(self, bundle: bytes, *, tenant: str = "alice", extend: bool = True, **options: Any) -> Imported:
         return import_bundle(
-            io.BytesIO(bundle), self.objects, self.heads, tenant=tenant, now_s=NOW_S, epoch=None, **options
+            io.BytesIO(bundle),
+            self.objects,
+            self.heads,
+            tenant=tenant,
+            now_s=NOW_S,
+            epoch=None,
+            extend=extend,
+            **options,
         )
 
     def everything(self) -> tuple[dict[tuple[Kind, bytes], bytes], object]:

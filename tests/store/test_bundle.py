@@ -164,7 +164,7 @@ def test_a_bundle_in_a_file_is_read_by_its_path(tmp_path: Path) -> None:
 def test_verifying_stores_nothing(receiver: Place) -> None:
     data, facts = filled().exported()
     before = receiver.everything()
-    header, _ = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads, "alice")
+    header = verify_bundle(io.BytesIO(data), receiver.objects, receiver.heads, "alice").header
     assert (header.session.session_id, len(header.moves), header.objects) == ("a", 6, facts.objects)
     assert receiver.everything() == before
 

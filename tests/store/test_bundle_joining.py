@@ -142,7 +142,13 @@ def test_a_fenced_import_extends_nothing(receiver: Place) -> None:
     receiver.heads.refuse_before(receiver.heads.begin_epoch())
     with pytest.raises(WriterFenced):
         import_bundle(
-            io.BytesIO(sender.export()), receiver.objects, receiver.heads, tenant="alice", now_s=NOW_S, epoch=0
+            io.BytesIO(sender.export()),
+            receiver.objects,
+            receiver.heads,
+            tenant="alice",
+            now_s=NOW_S,
+            epoch=0,
+            extend=True,
         )
     assert len(receiver.log()) == 3
 
