@@ -24,8 +24,8 @@ from store.records import Name
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 from store.tree import EMPTY_TREE, EntryKind, Tree
 
-STRUCTURE_BYTES_MAX = 256 << 20
-"""The longest tree or snapshot that is read."""
+TREE_BYTES_MAX = 256 << 20
+"""The longest tree that is read."""
 TREE_ENTRIES_MAX = 10_000_000
 
 
@@ -174,8 +174,9 @@ def _read(incoming: Incoming) -> tuple[bytes, int]:
         size_bytes += len(chunk)
         if kind is not Kind.BLOB:
             chunks.append(chunk)
-            if size_bytes > STRUCTURE_BYTES_MAX:
-                raise BundleRefused(place, f"is longer than {STRUCTURE_BYTES_MAX} bytes")
+            longest = TREE_BYTES_MAX if kind is Kind.TREE else snapshots.SNAPSHOT_BYTES_MAX
+            if size_bytes > longest:
+                raise BundleRefused(place, f"is longer than {longest} bytes")
     if digest.digest() != identity:
         raise BundleRefused(place, "has bytes that do not match its name")
     return b"".join(chunks), size_bytes

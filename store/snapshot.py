@@ -2,21 +2,37 @@
 
 A snapshot holds nothing that may differ between two equal runs: no clock, no host, no duration. Such facts are in the run
 record, beside the log entry. Text of a program's output is a blob; a snapshot names it.
+
+Snapshots also come from strangers. So what they hold is counted and bounded, and all of that is compared before anything is built:
+a few bytes of an encoding can be a hundred in memory.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from store.errors import DecodeError
-from store.ids import BlobId, Kind, SnapshotId, TreeId, object_id
+from store.ids import ID_BYTES, BlobId, Kind, SnapshotId, TreeId, object_id
 from store.tree import EMPTY_TREE
 
 VERSION = 1
 DEPTH_MAX = 10_000_000
+SNAPSHOT_BYTES_MAX = 32 << 20
+"""The longest encoding: names of files that were sent, fetched and left out, and arguments, are what makes one long."""
+STAGES_MAX = 16
+PARTS_MAX = 20_000
+"""Of everything else that there may be many of: files sent, names fetched, paths left out."""
+
+Word = Annotated[str, msgspec.Meta(max_length=200)]
+"""What psf itself calls something."""
+Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
+_IS_ID = msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)
+_Blob = Annotated[BlobId, _IS_ID]
+_FEW = msgspec.Meta(max_length=STAGES_MAX)
+_MANY = msgspec.Meta(max_length=PARTS_MAX)
 
 
 class Ending(enum.StrEnum):
@@ -47,24 +63,24 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Run(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="run"):
     """A step that ran a program. All that its result may depend on, besides the tree it started from."""
 
-    runtime: str
-    environment: bytes
+    runtime: Word
+    environment: Annotated[bytes, msgspec.Meta(max_length=64)]
     """Digest of the runtime row, the root file system, the sandbox kind and profile, and the architecture."""
-    code: BlobId
-    stdin: BlobId
-    args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    files: tuple[tuple[str, BlobId], ...]
-    fetch: tuple[str, ...]
-    keep: Literal["all", "fetched"] | tuple[str, ...]
-    limits: tuple[tuple[str, Limits], ...]
+    code: _Blob
+    stdin: _Blob
+    args: Annotated[tuple[Text, ...], _MANY]
+    env: Annotated[tuple[tuple[Text, Text], ...], _MANY]
+    files: Annotated[tuple[tuple[Text, _Blob], ...], _MANY]
+    fetch: Annotated[tuple[Text, ...], _MANY]
+    keep: Literal["all", "fetched"] | Annotated[tuple[Text, ...], _MANY]
+    limits: Annotated[tuple[tuple[Word, Limits], ...], _FEW]
     """Effective limits of each stage, by its name."""
 
 
 class Stream(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One output stream: its kept bytes (with a mark where some were cut) and how many there were in all."""
 
-    blob: BlobId
+    blob: _Blob
     total_bytes: int
     truncated: bool
 
@@ -72,26 +88,26 @@ class Stream(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Stage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What was seen of one stage (compile or run). Exactly one of exit code and signal is set when known."""
 
-    name: str
+    name: Word
     ending: Ending
     exit_code: int | None
     signal: int | None
     stdout: Stream
     stderr: Stream
-    hit: tuple[str, ...]
+    hit: Annotated[tuple[Word, ...], _FEW]
     """Limits reached on the way, whatever the ending: memory, processes, output, ..."""
 
 
 class LeftOut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A path that was there after the run and could not be kept, with the reason."""
 
-    path: bytes
-    reason: str
+    path: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    stages: tuple[Stage, ...]
-    left_out: tuple[LeftOut, ...]
+    stages: Annotated[tuple[Stage, ...], _FEW]
+    left_out: Annotated[tuple[LeftOut, ...], _MANY]
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -99,8 +115,8 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     version: int
     depth: int
-    parents: tuple[SnapshotId, ...]
-    tree: TreeId
+    parents: Annotated[tuple[Annotated[SnapshotId, _IS_ID], ...], msgspec.Meta(max_length=2)]
+    tree: Annotated[TreeId, _IS_ID]
     step: Run | None
     outcome: Outcome | None
 
@@ -110,24 +126,30 @@ _decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """Canonical bytes of a snapshot."""
+    """Canonical bytes of a snapshot. Raises DecodeError for one that decoding would refuse: it would be a lost step."""
     # There and back, since Python takes 5 for 5.0 and the two have different bytes.
-    return _encoder.encode(_decoder.decode(_encoder.encode(snapshot)))
+    return _encoder.encode(_decoded(_encoder.encode(snapshot)))
 
 
 def decode(data: bytes) -> Snapshot:
     """The snapshot that `data` encodes. Raises DecodeError unless `data` is exactly what `encode` gives for it."""
-    try:
-        snapshot = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DecodeError(f"not a snapshot: {error}") from None
+    snapshot = _decoded(data)
     if snapshot.version != VERSION:
         raise DecodeError(f"snapshot format {snapshot.version} is not known; this psf reads {VERSION}")
-    if len(snapshot.parents) > 2 or not 0 <= snapshot.depth <= DEPTH_MAX:
-        raise DecodeError("not a snapshot: it has more than two parents or an impossible depth")
+    if not 0 <= snapshot.depth <= DEPTH_MAX:
+        raise DecodeError(f"not a snapshot: it has the depth {snapshot.depth}; at most {DEPTH_MAX} is possible")
     if _encoder.encode(snapshot) != data:
         raise DecodeError("not a snapshot: its encoding is not the canonical one")
     return snapshot
+
+
+def _decoded(data: bytes) -> Snapshot:
+    if len(data) > SNAPSHOT_BYTES_MAX:
+        raise DecodeError(f"not a snapshot: {len(data)} bytes; at most {SNAPSHOT_BYTES_MAX} are kept")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a snapshot: {error}") from None
 
 
 def snapshot_id(data: bytes) -> SnapshotId:

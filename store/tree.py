@@ -11,6 +11,7 @@ import enum
 import operator
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
@@ -58,7 +59,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 class _Encoded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: int
-    entries: tuple[Entry, ...]
+    entries: Annotated[tuple[Entry, ...], msgspec.Meta(max_length=ENTRIES_MAX)]
 
 
 Tree = tuple[Entry, ...]

@@ -122,8 +122,16 @@ def test_a_wrong_size_of_a_file_is_refused() -> None:
 
 
 def test_a_tree_or_snapshot_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_verify, "STRUCTURE_BYTES_MAX", 20)
-    refused(small(), "is longer than 20 bytes")
+    header, records = taken_apart(small())
+    data = b"\x96\x01\x00" + bytes(18)
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle_verify, "TREE_BYTES_MAX", 20)
+        refused(put_together(header, records), "tree .* is longer than 20 bytes")
+    place = Place.in_memory()
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES_MAX", 20)
+    refused(
+        put_together(header, [*records, *one_object(Kind.SNAPSHOT, data)]), "snapshot .* is longer than 20 bytes", place
+    )
 
 
 def test_what_is_here_and_damaged_is_not_built_on() -> None:

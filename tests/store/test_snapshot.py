@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgspec
 import pytest
 
@@ -119,6 +121,73 @@ def test_impossible_snapshots_are_refused(change: dict[str, object]) -> None:
     data = msgspec.msgpack.encode(msgspec.structs.replace(EMPTY_SNAPSHOT, **change))
     with pytest.raises(DecodeError):
         snapshots.decode(data)
+
+
+def packed(**fields: object) -> bytes:
+    """A snapshot's encoding with these fields of its step instead."""
+    step = full_snapshot().step
+    assert step is not None
+    values = dict(zip(step.__struct_fields__, msgspec.structs.astuple(step), strict=True)) | fields
+    return msgspec.msgpack.encode([1, 0, [], EMPTY_TREE, ["run", *values.values()], None])
+
+
+MANY = 3_000_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed(args=[""] * MANY),
+        packed(env=[[]] * MANY),
+        packed(files=[[]] * MANY),
+        packed(fetch=[""] * MANY),
+        packed(keep=[""] * MANY),
+        packed(limits=[[]] * MANY),
+        msgspec.msgpack.encode([1, 0, [b""] * MANY, EMPTY_TREE, None, None]),
+        msgspec.msgpack.encode([1, 0, [], EMPTY_TREE, None, [[[]] * MANY, []]]),
+        msgspec.msgpack.encode([1, 0, [], EMPTY_TREE, None, [[], [[b"", ""]] * MANY]]),
+    ],
+    ids=["args", "env", "files", "fetch", "keep", "limits", "parents", "stages", "left out"],
+)
+def test_what_there_is_much_of_is_counted_before_any_of_it_is_built(data: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="`array` of length <= "):
+        snapshots.decode(data)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"runtime": "x" * 201},
+        {"environment": b"x" * 65},
+        {"code": b"x" * 33},
+        {"stdin": b""},
+        {"args": ["x" * ((1 << 20) + 1)]},
+        {"fetch": ["x" * ((1 << 20) + 1)]},
+        {"files": [["x", b"short"]]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_texts_and_ids_have_a_length(fields: dict[str, object]) -> None:
+    snapshots.decode(packed())
+    with pytest.raises(DecodeError, match="of length"):
+        snapshots.decode(packed(**fields))
+
+
+def test_the_longest_encoding_is_the_same_on_both_ways() -> None:
+    """What could not be read again is not written."""
+    step = full_snapshot().step
+    assert step is not None
+    longest = msgspec.structs.replace(step, args=("x" * (1 << 20),) * 32)
+    snapshot = msgspec.structs.replace(full_snapshot(), step=longest)
+    with pytest.raises(DecodeError, match="at most 33554432"):
+        snapshots.encode(snapshot)
+    with pytest.raises(DecodeError, match="at most 33554432"):
+        snapshots.decode(msgspec.msgpack.encode(snapshot))
+    shorter = msgspec.structs.replace(snapshot, step=msgspec.structs.replace(longest, args=longest.args[1:]))
+    assert snapshots.decode(snapshots.encode(shorter)) == shorter
 
 
 def test_a_long_encoding_of_a_number_is_refused() -> None:

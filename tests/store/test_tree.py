@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -147,3 +148,12 @@ def test_the_step_is_part_of_the_name_but_not_of_the_content() -> None:
 def test_a_root_has_the_time_of_its_latest_change() -> None:
     assert trees.tree_time_s(()) == trees.EPOCH_S == 946_684_800
     assert trees.tree_time_s((file(b"a", 3), file(b"b", 9), file(b"c", 4))) == 946_684_809
+
+
+def test_entries_are_counted_before_any_is_built() -> None:
+    data = msgspec.msgpack.encode([1, [[]] * (trees.ENTRIES_MAX + 1)])
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="`array` of length <= 1000000"):
+        trees.decode(data)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
