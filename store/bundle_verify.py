@@ -1,7 +1,7 @@
 """Reading a whole bundle without storing anything: is it what it says, and does this store have all that it builds on?
 
-What the store has is what its sessions and pins keep: an object that nothing reaches may be removed by a sweep at any moment, so
-nothing may build on it (store.gc). Trees are bounded in depth and in what they hold with everything below: few bytes can describe a
+What the store has is what sessions of the importer's tenant keep (store.bundle_kept): an object that nothing reaches may be removed
+by a sweep at any moment, and what others keep is theirs. Trees are bounded in depth and in what they hold with everything below: few bytes can describe a
 tree that no disk can hold.
 """
 
@@ -14,15 +14,16 @@ from store import snapshot as snapshots
 from store import tree as trees
 from store.bundle import BundleReader, Incoming
 from store.bundle_header import Header
-from store.capture import DEPTH_MAX, load_tree
+from store.bundle_kept import NOT_HERE, Kept
+from store.capture import DEPTH_MAX
 from store.check import ListedObjects, Progress, no_progress
-from store.errors import BundleRefused, DecodeError, ObjectDamaged, ObjectMissing
-from store.ids import Kind, SnapshotId, TreeId, hasher
+from store.errors import BundleRefused, DecodeError
+from store.ids import BlobId, Kind, SnapshotId, TreeId, hasher
 from store.interfaces import HeadSweeper
 from store.reachable import is_implied, mark, snapshot_needs, tree_needs
 from store.records import Name
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
-from store.tree import EMPTY_TREE, EntryKind, Tree
+from store.tree import EMPTY_TREE, Entry, EntryKind, Tree
 
 TREE_BYTES_MAX = 256 << 20
 """The longest tree that is read."""
@@ -55,25 +56,28 @@ def verify_bundle(
     """
     reader = BundleReader(file)
     header = reader.header()
-    for _, snapshot in sorted(objects.find_missing([(Kind.SNAPSHOT, bytes(name)) for name in header.prerequisites])):
-        raise BundleRefused("it", f"builds on snapshot {snapshot.hex()}, which this store does not have")
-    contents = _Contents(objects)
+    kept = Kept(objects, heads, tenant, header.prerequisites)
+    for snapshot in header.prerequisites:
+        if (Kind.SNAPSHOT, bytes(snapshot)) not in kept:
+            raise BundleRefused(f"it builds on snapshot {snapshot.hex()}, which", NOT_HERE)
+    contents = _Contents(kept)
     for number, incoming in enumerate(reader.objects(header.objects), 1):
         contents.add(incoming)
         progress("verifying", number, header.objects)
     digest = reader.end()
     contents.need_from_log(header)
-    _require(objects, heads, tenant, contents.outside)
+    _require(objects, kept, contents.outside, contents.said_bytes)
     return Verified(header, digest, contents.parents)
 
 
 class _Contents:
     """The objects of a bundle as they come: which there are, how long they are, and what they need from outside."""
 
-    def __init__(self, objects: ListedObjects) -> None:
+    def __init__(self, kept: Kept) -> None:
         self.outside: set[Name] = set()
+        self.said_bytes: dict[BlobId, int] = {}
         self.parents: dict[SnapshotId, tuple[SnapshotId, ...]] = {}
-        self._objects = objects
+        self._kept = kept
         self._size_bytes: dict[Name, int] = {}
         self._unneeded: set[Name] = set()
         self._shapes = {EMPTY_TREE: Shape(0, 0)}
@@ -122,20 +126,13 @@ class _Contents:
 
     def _depth(self, identity: SnapshotId, place: str) -> int:
         if identity not in self._depths:
-            try:
-                stored = snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
-            except (ObjectMissing, ObjectDamaged, DecodeError) as error:
-                raise BundleRefused(place, f"needs what is not in it: {error}") from None
-            self._depths[identity] = stored.depth
+            self._depths[identity] = self._kept.snapshot(identity, place).depth
         return self._depths[identity]
 
     def _add_tree(self, identity: TreeId, tree: Tree, place: str) -> None:
         for entry in tree:
-            size_bytes = self._size_bytes.get((Kind.BLOB, entry.content), entry.size_bytes)
-            if entry.is_file and size_bytes != entry.size_bytes:
-                raise BundleRefused(
-                    place, f"says that {entry.name!r} has {entry.size_bytes} bytes, and its blob has {size_bytes}"
-                )
+            if entry.is_file:
+                self._compare_size(entry, place)
         self._need(tree_needs(tree))
         for child in _subtrees(tree):
             self._measure(child, place)
@@ -147,6 +144,16 @@ class _Contents:
                 f"at most {DEPTH_MAX} and {TREE_ENTRIES_MAX} are kept",
             )
 
+    def _compare_size(self, entry: Entry, place: str) -> None:
+        blob = trees.entry_blob(entry)
+        size_bytes = self._size_bytes.get((Kind.BLOB, blob))
+        if size_bytes is None:  # not in it; compared with what is here when all has come
+            size_bytes = self.said_bytes.setdefault(blob, entry.size_bytes)
+        if size_bytes != entry.size_bytes:
+            raise BundleRefused(
+                place, f"says that {entry.name!r} has {entry.size_bytes} bytes, and its blob has {size_bytes}"
+            )
+
     def _measure(self, root: TreeId, place: str) -> None:
         """Learn the shape of a tree that is not in the bundle; needs no more stack for a deeper one."""
         ahead = [root]
@@ -155,10 +162,7 @@ class _Contents:
             if identity in self._shapes:
                 ahead.pop()
                 continue
-            try:
-                tree = load_tree(self._objects, identity)
-            except (ObjectMissing, ObjectDamaged, DecodeError) as error:
-                raise BundleRefused(place, f"needs what is not in it: {error}") from None
+            tree = self._kept.tree(identity, place)
             unknown = [child for child in _subtrees(tree) if child not in self._shapes]
             if not unknown:
                 self._shapes[identity] = _shape(tree, self._shapes)
@@ -193,32 +197,21 @@ def _shape(tree: Tree, shapes: dict[TreeId, Shape]) -> Shape:
     )
 
 
-def _require(objects: ListedObjects, heads: HeadSweeper, tenant: str, outside: set[Name]) -> None:
-    """Raise unless all of this is stored, whole down to the last blob, and kept by a session of the tenant."""
-    for name in sorted(objects.find_missing(outside)):
-        raise BundleRefused(_word(name), "is neither in it nor in this store")
+def _require(objects: ListedObjects, kept: Kept, outside: set[Name], sizes_bytes: dict[BlobId, int]) -> None:
+    """Raise unless all of this is kept by a session of the tenant, whole down to the last blob, and as long as said."""
+    theirs = {name for name in outside if name in kept}
     needed: set[Name] = set()
-    for name, problem in mark(objects, outside, needed).items():
+    for name, problem in mark(objects, theirs, needed).items():
         raise BundleRefused(f"{_word(name)}, on which it builds,", f"cannot be read here: {problem}")
     for name in sorted(objects.find_missing([name for name in needed if not is_implied(name)])):
         raise BundleRefused(_word(name), "is needed by what it builds on, and not in this store")
-    for name in sorted(outside - _kept(objects, heads, tenant, outside)):
-        raise BundleRefused(
-            _word(name), "is in this store, but no session of this tenant keeps it: export without `have`"
-        )
-
-
-def _kept(objects: ListedObjects, heads: HeadSweeper, tenant: str, wanted: set[Name]) -> set[Name]:
-    """What roots keep: at least what they keep of `wanted`. Follows all roots only when those that are wanted are not enough."""
-    kept: set[Name] = set()
-    if wanted:
-        theirs = {moved.session.session_id for moved in heads.last_moves() if moved.session.tenant == tenant}
-        roots = {(Kind.SNAPSHOT, bytes(snapshot)) for name, snapshot in heads.roots() if name in theirs}
-        roots.add((Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID))
-        mark(objects, roots & wanted, kept)
-        if wanted - kept:
-            mark(objects, roots, kept)
-    return kept
+    for name in sorted(outside - theirs):
+        raise BundleRefused(_word(name), NOT_HERE)
+    for blob, said_bytes in sizes_bytes.items():
+        if kept.size_bytes(blob) != said_bytes:
+            raise BundleRefused(
+                f"blob {blob.hex()}", f"has {kept.size_bytes(blob)} bytes here, and a tree in it says {said_bytes}"
+            )
 
 
 def _word(name: Name) -> str:

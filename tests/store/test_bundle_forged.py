@@ -30,8 +30,8 @@ def without(kind: Kind) -> Callable[[Records], Records]:
 @pytest.mark.parametrize(
     ("alter", "said"),
     [
-        (without(Kind.BLOB), "is neither in it nor in this store"),
-        (without(Kind.TREE), "belongs to no move|neither in it"),
+        (without(Kind.BLOB), "is not in it, and no session of this tenant keeps it here"),
+        (without(Kind.TREE), "belongs to no move|is not in it"),
         (without(Kind.SNAPSHOT), "belongs to no move"),
         (lambda records: [records[0], *records], "is in it twice"),
         (lambda records: [*records[1:], records[0]], "stands after what needs it"),
@@ -107,7 +107,7 @@ def test_a_tree_that_grows_too_deep_with_what_is_here_is_refused() -> None:
     receiver.take(bundle_of(MemoryObjects(), first, records))
     outer, all_records = nested(300, 1)
     second = msgspec.structs.replace(EMPTY_SNAPSHOT, tree=outer)
-    refused(bundle_of(MemoryObjects(), second, all_records[200:]), "needs what is not in it")
+    refused(bundle_of(MemoryObjects(), second, all_records[200:]), "needs tree .*, which is not in it")
     refused(bundle_of(MemoryObjects(), second, all_records[200:]), "is 257 deep", receiver, as_session="b")
 
 
