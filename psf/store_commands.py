@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from psf import config, progress, store_reports
 from psf.errors import PsfError
 from psf.references import resolve, resolve_session
 from psf.sweeper import describe, patience
+from psf.terminal import as_json
 from store import bundle_export, bundle_import
 from store import diff as differences
 from store.capture import load_tree
@@ -156,9 +158,14 @@ def cat(parsed: argparse.Namespace) -> int:
 def diff(parsed: argparse.Namespace) -> int:
     with opened(parsed) as store:
         before, after = (_root_tree(store, text) for text in (parsed.before, parsed.after))
-        rows = [store_reports.change_row(change) for change in differences.diff(store.objects, before, after)]
-    print_result(parsed, rows, store_reports.show_changes)
-    return int(bool(rows) and parsed.exit_code)
+        changes = differences.diff(store.objects, before, after)
+        first = next(changes, None)
+        rows = (store_reports.change_row(change) for change in chain([first] if first is not None else [], changes))
+        if parsed.json:
+            print_array(rows)
+        else:
+            store_reports.show_changes(rows)
+    return int(first is not None and parsed.exit_code)
 
 
 def pin(parsed: argparse.Namespace) -> int:
@@ -256,6 +263,17 @@ def _parts(path: str) -> tuple[bytes, ...]:
 def print_result(parsed: argparse.Namespace, value: Any, show: Callable[[Any], None]) -> None:
     if parsed.json:
         sys.stdout.flush()
-        sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+        sys.stdout.buffer.write(as_json(value) + b"\n")
     else:
         show(value)
+
+
+def print_array(rows: Iterable[Any]) -> None:
+    """As `print_result` prints a list as JSON, without holding it."""
+    sys.stdout.flush()
+    write = sys.stdout.buffer.write
+    write(b"[")
+    for number, row in enumerate(rows):
+        write((b"," if number else b"") + as_json(row))
+    write(b"]\n")
+    sys.stdout.buffer.flush()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from rich import markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from psf.terminal import printable
 from store.bundle_export import Exported
 from store.bundle_import import Imported
+from store.capture import Path
 from store.check import CheckReport
 from store.diff import Change
 from store.gc import GcReport
@@ -21,14 +25,46 @@ from store.stats import Stats
 from store.tree import Entry, EntryKind
 
 _SHORT = 12
+TEXT_CHARACTERS_SHOWN = 1000
+PATH_BYTES_SHOWN = 4096
+"""No system call takes a longer one. Programs that nest directories can make paths of 64 KiB, one for each of 200,000 files."""
 _LOSSES_SHOWN = 20
 _MODES = {EntryKind.FILE: "-rw-r--r--", EntryKind.EXECUTABLE: "-rwxr-xr-x", EntryKind.SYMLINK: "lrwxrwxrwx", EntryKind.DIRECTORY: "drwxr-xr-x"}  # fmt: skip
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def escape(text: str) -> str:
-    """Text of others, for rich."""
-    return markup.escape(printable(text))
+    """Text of others, for rich; the middle of a long one is left out."""
+    return markup.escape(printable(shortened(text)))
+
+
+def cell(text: str) -> Text:
+    """Text of others, for a column of a table."""
+    return Text(printable(shortened(text)))
+
+
+def shortened(text: str) -> str:
+    if len(text) <= TEXT_CHARACTERS_SHOWN:
+        return text
+    half = TEXT_CHARACTERS_SHOWN // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def shown_path(path: Path) -> tuple[bytes, bool]:
+    """A path with slashes, and whether names in its middle were left out. Joins no more than is shown."""
+    if sum(map(len, path)) + len(path) <= PATH_BYTES_SHOWN:
+        return b"/".join(path), False
+    first = _names_within(path, PATH_BYTES_SHOWN // 2)
+    last = _names_within(path[::-1], PATH_BYTES_SHOWN // 2)[::-1]
+    return b"/".join((*first, b"...", *last)), True
+
+
+def _names_within(path: Path, size_bytes: int) -> Path:
+    """The first names of a path that take no more than this with their slashes."""
+    count = 0
+    while count < len(path) and (size_bytes := size_bytes - len(path[count]) - 1) >= 0:
+        count += 1
+    return path[:count]
 
 
 def size(size_bytes: float) -> str:
@@ -40,7 +76,8 @@ def size(size_bytes: float) -> str:
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    # No emoji: a name may be called `:bomb:`.
+    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -90,7 +127,10 @@ def entry_row(entry: Entry) -> dict[str, Any]:
 
 def change_row(change: Change) -> dict[str, Any]:
     what = "added" if change.before is None else "removed" if change.after is None else "changed"
-    row: dict[str, Any] = {"path": _text(b"/".join(change.path)), "what": what}
+    path, cut = shown_path(change.path)
+    row: dict[str, Any] = {"path": _text(path), "what": what}
+    if cut:
+        row["shortened"] = True
     for side, entry in (("before", change.before), ("after", change.after)):
         if entry is not None:
             row[side] = {"kind": entry.kind.name.lower(), "size_bytes": entry.size_bytes}
@@ -184,12 +224,12 @@ def show_sessions(found: dict[str, Any]) -> None:
     table = _table("session", "name", "language", "moves", "head", "last used", right=("moves",))
     for row in sorted(found["sessions"], key=lambda row: -row["used_at_s"]):
         used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["used_at_s"]))
-        table.add_row(escape(row["session_id"]), escape(row["name"] or ""), escape(row["runtime"]), f"{row['moves']}", row["head"][:_SHORT], used)  # fmt: skip
+        table.add_row(cell(row["session_id"]), cell(row["name"] or ""), cell(row["runtime"]), f"{row['moves']}", row["head"][:_SHORT], used)  # fmt: skip
     out.print(table if found["sessions"] else "no sessions")
     if found["pins"]:
         pins = _table("pin", "snapshot")
         for pin in found["pins"]:
-            pins.add_row(escape(pin["name"]), pin["snapshot"][:_SHORT])
+            pins.add_row(cell(pin["name"]), pin["snapshot"][:_SHORT])
         out.print()
         out.print(pins)
 
@@ -200,13 +240,19 @@ def show_entries(rows: list[dict[str, Any]]) -> None:
         mode = _MODES[EntryKind[row["kind"].upper()]]
         slash = "/" if row["kind"] == "directory" else ""
         target = f" -> {row['target']}" if "target" in row else ""
-        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", escape(row["name"] + slash + target))
+        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", cell(row["name"] + slash + target))
     _out().print(table if rows else "empty")
 
 
-def show_changes(rows: list[dict[str, Any]]) -> None:
+def show_changes(rows: Iterable[dict[str, Any]]) -> None:
+    """Each as soon as it is known: there may be millions."""
     out = _out()
     marks = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
+    with out.capture() as captured:
+        for mark in marks.values():
+            out.print(mark)
+    rendered = dict(zip(marks, captured.get().splitlines(), strict=True))
     for row in rows:
         entry = row.get("after") or row["before"]
-        out.print(f"{marks[row['what']]} {escape(row['path'])}{'/' if entry['kind'] == 'directory' else ''}")
+        slash = "/" if entry["kind"] == "directory" else ""
+        sys.stdout.write(f"{rendered[row['what']]} {printable(row['path'])}{slash}\n")
