@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 
 import psf
 from executors.errors import ExecutorError
@@ -18,28 +19,49 @@ from psf.terminal import printable
 from store.errors import StoreError
 
 FAILED, MISUSED = 1, 2
+DEFECT = 70
+"""As EX_SOFTWARE of sysexits.h: something is wrong with psf itself."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly."""
+    """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly, 70 a defect of psf."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding cannot say
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.act(parsed)
+        sys.stdout.flush()
     except ConfigurationError as error:
         print(f"psf: {printable(str(error))}", file=sys.stderr)
         return MISUSED
     except (PsfError, StoreError, ExecutorError) as error:
         print(f"psf: {printable(str(error))}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:
+        # Whoever read has seen enough. What is still to be written has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         print(f"psf: {printable(str(error.strerror or error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:  # noqa: BLE001 - the last resort, which says so
+        return _defect(error)
     return status
+
+
+def _defect(error: Exception) -> int:
+    """Say that psf did not expect this, and where it happened: by module, since paths are nobody's business."""
+    if os.environ.get("PSF_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error)
+        return DEFECT
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    place = f"{frames[-1].f_globals.get('__name__', '?')}:{frames[-1].f_lineno}" if frames else "?"
+    hint = "PSF_LOG_LEVEL=debug shows all of it"
+    print(f"psf: a defect of psf: {type(error).__name__} in {printable(place)}; {hint}", file=sys.stderr)
+    return DEFECT
 
 
 def _parser() -> argparse.ArgumentParser:

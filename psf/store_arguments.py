@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 600.0
+SECONDS_MAX = 30 * 86400.0
 MOVES_MAX = 1 << 60
 
 
@@ -26,7 +28,7 @@ def add(commands: Any) -> None:
     )
     gc = _command(parts, "gc", "gc", "remove what nothing needs, and compress; steps go on meanwhile")
     gc.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")
-    gc.add_argument("--patience-s", type=float, default=PATIENCE_S, metavar="NUMBER", help="how long to wait for steps in flight; those that take longer fail (default: %(default)g)")  # fmt: skip
+    gc.add_argument("--patience-s", type=_seconds, default=PATIENCE_S, metavar="NUMBER", help="how long to wait for steps in flight; those that take longer fail (default: %(default)g)")  # fmt: skip
     out = _command(parts, "export", "export_bundle", "write a session with its history into one file")
     out.add_argument("session", metavar="SESSION")
     out.add_argument("file", metavar="FILE", help="the bundle; - for stdout")
@@ -68,7 +70,19 @@ def add_transfers(commands: Any) -> None:
 
 def _number(text: str) -> int:
     """The number of a move, as no log has more of."""
-    return min(max(int(text), 0), MOVES_MAX)
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be the number of a move, as 12, not {text[:80]!r}")
+    return min(int(text[:40]), MOVES_MAX)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= SECONDS_MAX:  # never true of a NaN
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {SECONDS_MAX:g}, not {text[:80]!r}")
+    return value
 
 
 def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:

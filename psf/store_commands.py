@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import msgspec
 
@@ -33,7 +35,7 @@ from store.known import KnownTrees
 from store.local import LocalStore
 from store.snapshot import decode
 from store.stats import stats as count
-from store.tree import EntryKind
+from store.tree import NAME_BYTES_MAX, EntryKind
 
 NAME_CHARACTERS_MAX = 200
 REPAIRED, LOST = 3, 4
@@ -49,6 +51,24 @@ class NotAName(PsfError):
         super().__init__(
             f"{name[:80]!a} cannot be a name: 1 to {NAME_CHARACTERS_MAX} printable characters without @ can"
         )
+
+
+class CannotWrite(PsfError):
+    """Nothing can be written where a command was told to. The text says what can be."""
+
+    code = "cannot_write"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot write {name!r}: {reason}")
+
+
+class CannotRead(PsfError):
+    """What a command was told to read cannot be read. The text says what can be."""
+
+    code = "cannot_read"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot read {name!r}: {reason}")
 
 
 class NotThere(PsfError):
@@ -112,14 +132,26 @@ def export_bundle(parsed: argparse.Namespace) -> int:
 
 
 def import_bundle(parsed: argparse.Namespace) -> int:
-    path = Path(parsed.file)
-    with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
+    with (
+        _bundle(parsed.file) as file, opened(parsed, make=True) as store, turn(store) as lease,
+        progress.shown(not parsed.json) as told,
+    ):  # fmt: skip
         imported = bundle_import.import_bundle(
-            path, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
+            file, store.objects, store.heads, tenant=parsed.tenant, now_s=time.time(), epoch=lease.epoch,
             as_session=parsed.as_session, extend=parsed.extend, progress=told,
         )  # fmt: skip
     print_result(parsed, imported, store_reports.show_imported)
     return 0
+
+
+def _bundle(name: str) -> BinaryIO:
+    """Raises CannotRead."""
+    try:
+        if stat.S_ISREG(os.stat(name).st_mode):
+            return Path(name).open("rb")
+    except OSError as error:
+        raise CannotRead(name, error.strerror or "it cannot be opened") from None
+    raise CannotRead(name, "a bundle is read twice; write it to a file, and name that")
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------------
@@ -223,22 +255,50 @@ def turn(store: LocalStore) -> Iterator[Lease]:
 
 @contextmanager
 def written(name: str) -> Iterator[Any]:
-    """A file that gets its name when it is complete; or stdout."""
+    """A file that gets its name when it is complete; or stdout, a pipe or a device, which cannot wait. Raises CannotWrite."""
     if name == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = Path(name)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = _partial(name, path)
+    file = _made(name, path, partial)
     try:
-        # As private as the store that it comes from.
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+            if partial is not None:
+                os.fsync(file.fileno())
+        if partial is not None:
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _partial(name: str, path: Path) -> Path | None:
+    """Where a file is until it is complete; None for what is there and no file. Raises CannotWrite."""
+    try:
+        if not name or path.is_dir() or name.endswith(("/", "/.", "/..")):
+            raise CannotWrite(name, "that is a folder; name a file in it, or - for stdout")
+        if path.exists() and not path.is_file():
+            return None
+    except OSError as error:
+        raise CannotWrite(name, error.strerror or "no such place") from None
+    # Short, since the name itself may be as long as names can be.
+    return path.with_name(f".psf-{secrets.token_hex(8)}.partial")
+
+
+def _made(name: str, path: Path, partial: Path | None) -> IO[bytes]:
+    try:
+        if partial is None:
+            return path.open("wb")
+        if len(os.fsencode(path.name)) > NAME_BYTES_MAX:
+            raise CannotWrite(name, f"no file has a name of more than {NAME_BYTES_MAX} bytes")
+        # As private as the store that it comes from.
+        return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except OSError as error:
+        raise CannotWrite(name, error.strerror or "it cannot be made") from None
 
 
 def _root_tree(store: LocalStore, reference: str) -> TreeId:

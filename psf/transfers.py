@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from psf import progress
 from psf.errors import PsfError
 from psf.references import resolve
-from psf.store_commands import checked_name, opened, print_result, turn, written
+from psf.store_commands import CannotRead, checked_name, opened, print_result, turn, written
 from psf.store_reports import show_imported_tree
 from store import snapshot as snapshots
 from store.archives.members import Imported
@@ -76,12 +78,22 @@ def _take_in(store: LocalStore, path: str, told: Callable[[int], None]) -> Impor
         return import_tar(sys.stdin.buffer, store.objects, files, store.root, progress=told)
     if os.path.isdir(path):
         return import_folder(path, store.objects, progress=told)
-    with Path(path).open("rb") as file:
+    with _archive(path) as file:
         zipped = file.read(4) in _ZIP_MAGICS
         file.seek(0)
         if zipped:
             return import_zip(file, store.objects, files, store.root, progress=told)
         return import_tar(file, store.objects, files, store.root, progress=told)
+
+
+def _archive(path: str) -> BinaryIO:
+    """Raises CannotRead."""
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return Path(path).open("rb")
+    except OSError as error:
+        raise CannotRead(path, error.strerror or "it cannot be opened") from None
+    raise CannotRead(path, "that is neither a file nor a folder; a tar can come through a pipe, as -")
 
 
 def _name(path: str) -> str:

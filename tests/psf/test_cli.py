@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import psf
+from psf import cli, store_commands
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -91,3 +93,37 @@ def test_a_folder_to_be_shown_that_is_not_there_is_told(tmp_path: Path) -> None:
     line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--read-only-paths", "/no/where"), 1)
     assert "read_only_paths" in line
     assert "/no/where" in line
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_defect_is_told_in_one_line_without_paths(
+    level: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: argparse.Namespace) -> int:
+        raise ValueError("of /a/secret/place")
+
+    monkeypatch.setattr(store_commands, "stats", broken)
+    monkeypatch.setenv("PSF_LOG_LEVEL", level)
+    assert cli.main(["store", "stats"]) == 70
+    told = capsys.readouterr().err
+    if level == "debug":
+        assert "Traceback" in told
+    else:
+        assert told.startswith("psf: a defect of psf: ValueError in tests.psf.test_cli:")
+        assert told.count("\n") == 1
+        assert "/" not in told
+
+
+@pytest.mark.parametrize("patience", ["nan", "inf", "-1", "soon", "1e9"])
+def test_a_patience_that_makes_no_sense_is_refused(patience: str) -> None:
+    done = run("store", "gc", f"--patience-s={patience}")
+    assert done.returncode == 2
+    assert "--patience-s: must be seconds from 0 to 2.592e+06, not" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "1.5", "\u0661"])
+def test_what_is_no_number_of_a_move_is_refused(number: str) -> None:
+    done = run("store", "export", "s", "f", f"--since={number}")
+    assert done.returncode == 2
+    assert "--since: must be the number of a move" in done.stderr

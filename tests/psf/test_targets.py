@@ -1,0 +1,104 @@
+"""Where commands write to and read from: what cannot be is said in one line, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psf.store_commands import CannotWrite, written
+from store.local import LocalStore
+from tests.store.history import begin, step
+
+SESSION = "a1b2c3d4e5f6"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a store, a folder, and a file."""
+    store = LocalStore(tmp_path / "store")
+    begin(store, SESSION)
+    step(store, SESSION, {b"text": b"hello\n"})
+    store.close()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    return tmp_path
+
+
+def psf(*arguments: str, place: Path) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PSF_STORE": str(place / "store"), "PYTHONPATH": os.getcwd()}
+    return subprocess.run(
+        [sys.executable, "-m", "psf.cli", *arguments], cwd=place, capture_output=True, timeout=60, env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "/", "", "folder", "folder/", "new/", "new/.", "no/where", "file/below", "n" * 256, "d/" * 3000]
+)
+def test_a_target_that_none_can_be_is_told_in_one_line(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    with pytest.raises(CannotWrite, match="cannot write '"), written(name):
+        raise AssertionError("nothing may be written there")
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [("store", "export"), ("export",)])
+def test_exporting_into_a_folder_names_what_would_do(command: tuple[str, ...], place: Path) -> None:
+    done = psf(*command, SESSION, ".", place=place)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"psf: cannot write '.': that is a folder; name a file in it, or - for stdout\n"
+
+
+def test_the_longest_name_can_be_written(place: Path) -> None:
+    path = place / ("n" * 255)
+    with written(str(path)) as file:
+        file.write(b"all")
+    assert path.read_bytes() == b"all"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_fails_leaves_what_was_there(place: Path) -> None:
+    def write_half() -> None:
+        with written(str(place / "file")) as file:
+            file.write(b"ha")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert (place / "file").read_text() == "mine"
+    assert sorted(path.name for path in place.iterdir()) == ["file", "folder", "store"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(place: Path) -> None:
+    pipe = place / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        with written(str(pipe)) as file:
+            file.write(b"through")
+        assert reader.communicate(timeout=30)[0] == b"through"
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("command", [("store", "import"), ("import",)])
+@pytest.mark.parametrize("name", ["nothing", "pipe", "file/below"])
+def test_what_cannot_be_read_is_told_in_one_line(command: tuple[str, ...], name: str, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    done = psf(*command, name, place=place)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"psf: cannot read '")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_whoever_stops_reading_hears_no_more(place: Path) -> None:
+    store = LocalStore(place / "store")
+    step(store, SESSION, {b"%06d" % number: b"" for number in range(30_000)})
+    store.close()
+    command = f"{sys.executable} -m psf.cli store diff {SESSION}@1 {SESSION} | head -1"
+    environment = {**os.environ, "PSF_STORE": str(place / "store")}
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60, env=environment)
+    assert done.stdout == b"+ d/000000\n"
+    assert done.stderr == b""
