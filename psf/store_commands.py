@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,13 +31,15 @@ from store import bundle_export, bundle_import
 from store import diff as differences
 from store.capture import load_tree
 from store.check import CheckReport
+from store.files import CHUNK_BYTES
 from store.ids import Kind, TreeId
-from store.interfaces import Lease, Pin
+from store.interfaces import Lease, Objects, Pin
 from store.known import KnownTrees
+from store.large import LARGE_BYTES
 from store.local import LocalStore
 from store.snapshot import decode
 from store.stats import stats as count
-from store.tree import NAME_BYTES_MAX, EntryKind
+from store.tree import NAME_BYTES_MAX, Entry, EntryKind, entry_blob
 
 NAME_CHARACTERS_MAX = 200
 REPAIRED, LOST = 3, 4
@@ -182,7 +186,7 @@ def cat(parsed: argparse.Namespace) -> int:
                 f"{parsed.path!r} is no file of {parsed.reference}; `psf store ls {parsed.reference}` lists it"
             )
         sys.stdout.flush()
-        sys.stdout.buffer.write(store.objects.get(Kind.BLOB, entry.content))
+        _copy(store.objects, entry, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     return 0
 
@@ -314,6 +318,18 @@ def _tree_at(store: LocalStore, reference: str, parts: tuple[bytes, ...]) -> Tre
         name = b"/".join(parts).decode(errors="backslashreplace")
         raise NotThere(f"{name!r} is no directory of {reference}")
     return TreeId(entry.content)
+
+
+def _copy(objects: Objects, entry: Entry, target: BinaryIO) -> None:
+    """Write what a file holds, a long one without holding it in memory."""
+    blob = entry_blob(entry)
+    if entry.size_bytes < LARGE_BYTES:
+        target.write(objects.get(Kind.BLOB, blob))
+        return
+    with tempfile.TemporaryFile() as whole:
+        objects.write_file(blob, whole.fileno())
+        whole.seek(0)
+        shutil.copyfileobj(whole, target, CHUNK_BYTES)
 
 
 def _parts(path: str) -> tuple[bytes, ...]:

@@ -10,9 +10,12 @@ import msgspec
 from store.local import LocalStore
 from store.pack_folder import INDEX
 
+BLOCK_BYTES = 512
+"""What `st_blocks` counts, whatever the file system."""
+
 
 class Stats(msgspec.Struct, frozen=True):
-    """Numbers of things, and sizes in bytes as files have them."""
+    """Numbers of things, and sizes in bytes: what files take on disk, so holes do not count, and never more than they are long."""
 
     sessions: int
     moves: int
@@ -59,4 +62,5 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _size_bytes(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.exists())
+    statuses = [path.stat() for path in paths if path.exists()]
+    return sum(min(status.st_size, status.st_blocks * BLOCK_BYTES) for status in statuses)

@@ -14,8 +14,13 @@ import pytest
 
 from psf.api import fusion, v1
 from store import bundle_header, bundle_import
-from store.ids import SnapshotId, blob_id
+from store.capture import put_tree
+from store.ids import Kind, SnapshotId, blob_id
+from store.interfaces import Pin
 from store.local import LocalStore
+from store.snapshot import Snapshot, encode
+from store.stats import stats
+from store.tree import Entry, EntryKind
 from tests.store.history import LARGE_TAIL, begin, step
 
 SESSION, OTHER = "a1b2c3d4e5f6", "f00dbeef0123"
@@ -301,3 +306,31 @@ def test_whatever_the_terminal_can_show_there_is_no_traceback(root: Path, heads:
     assert "no move" in refused("store", "export", SESSION, str(tmp_path / "b"), "--until", str(2**70), store=root)
     told("store", "export", SESSION, str(tmp_path / "b"), store=root)
     assert (tmp_path / "b").stat().st_mode & 0o077 == 0
+
+
+def test_holes_in_a_large_file_take_nothing_and_come_out_as_zeros(root: Path, heads: Heads, tmp_path: Path) -> None:
+    """Nor is the file held in memory on its way out."""
+    size_bytes = 64 << 20
+    store = LocalStore(root)
+    before_bytes = stats(store).large_bytes
+    with (tmp_path / "holes").open("w+b") as file:
+        file.truncate(size_bytes)
+        blob = store.objects.put_file(file.fileno(), size_bytes)
+    assert stats(store).large_bytes - before_bytes < size_bytes // 8
+    tree = put_tree(store.objects, [Entry(b"holes", EntryKind.FILE, blob, size_bytes, 0)])
+    snapshot = SnapshotId(store.objects.put(Kind.SNAPSHOT, encode(Snapshot(1, 0, (), tree, None, None))))
+    store.objects.sync()
+    store.heads.pin(Pin("holes", snapshot, 1.0))
+    store.close()
+    program = (
+        "import sys, resource, psf.cli; status = psf.cli.main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(status)"
+    )
+    peaks_kib = []
+    for reference, path in ((SESSION, "d/text"), ("holes", "holes")):
+        command = [sys.executable, "-c", program, "store", "cat", reference, path, "--store", str(root)]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+        assert done.returncode == 0
+        peaks_kib.append(int(done.stderr))
+    assert len(done.stdout) == done.stdout.count(b"\0") == size_bytes
+    assert peaks_kib[1] - peaks_kib[0] < size_bytes >> 11
