@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -26,6 +25,7 @@ from psf import config, progress, store_reports
 from psf.errors import PsfError
 from psf.references import resolve, resolve_session
 from psf.sweeper import describe, patience
+from psf.targets import written
 from psf.terminal import as_json
 from store import bundle_export, bundle_import
 from store import diff as differences
@@ -39,7 +39,7 @@ from store.large import LARGE_BYTES
 from store.local import LocalStore
 from store.snapshot import decode
 from store.stats import stats as count
-from store.tree import NAME_BYTES_MAX, Entry, EntryKind, entry_blob
+from store.tree import Entry, EntryKind, entry_blob
 
 NAME_CHARACTERS_MAX = 200
 REPAIRED, LOST = 3, 4
@@ -55,15 +55,6 @@ class NotAName(PsfError):
         super().__init__(
             f"{name[:80]!a} cannot be a name: 1 to {NAME_CHARACTERS_MAX} printable characters without @ can"
         )
-
-
-class CannotWrite(PsfError):
-    """Nothing can be written where a command was told to. The text says what can be."""
-
-    code = "cannot_write"
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"cannot write {name!r}: {reason}")
 
 
 class CannotRead(PsfError):
@@ -255,54 +246,6 @@ def turn(store: LocalStore) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
-
-
-@contextmanager
-def written(name: str) -> Iterator[Any]:
-    """A file that gets its name when it is complete; or stdout, a pipe or a device, which cannot wait. Raises CannotWrite."""
-    if name == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    path = Path(name)
-    partial = _partial(name, path)
-    file = _made(name, path, partial)
-    try:
-        with file:
-            yield file
-            file.flush()
-            if partial is not None:
-                os.fsync(file.fileno())
-        if partial is not None:
-            partial.replace(path)
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _partial(name: str, path: Path) -> Path | None:
-    """Where a file is until it is complete; None for what is there and no file. Raises CannotWrite."""
-    try:
-        if not name or path.is_dir() or name.endswith(("/", "/.", "/..")):
-            raise CannotWrite(name, "that is a folder; name a file in it, or - for stdout")
-        if path.exists() and not path.is_file():
-            return None
-    except OSError as error:
-        raise CannotWrite(name, error.strerror or "no such place") from None
-    # Short, since the name itself may be as long as names can be.
-    return path.with_name(f".psf-{secrets.token_hex(8)}.partial")
-
-
-def _made(name: str, path: Path, partial: Path | None) -> IO[bytes]:
-    try:
-        if partial is None:
-            return path.open("wb")
-        if len(os.fsencode(path.name)) > NAME_BYTES_MAX:
-            raise CannotWrite(name, f"no file has a name of more than {NAME_BYTES_MAX} bytes")
-        # As private as the store that it comes from.
-        return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except OSError as error:
-        raise CannotWrite(name, error.strerror or "it cannot be made") from None
 
 
 def _root_tree(store: LocalStore, reference: str) -> TreeId:

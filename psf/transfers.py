@@ -14,8 +14,9 @@ from typing import BinaryIO
 from psf import progress
 from psf.errors import PsfError
 from psf.references import resolve
-from psf.store_commands import CannotRead, checked_name, opened, print_result, turn, written
+from psf.store_commands import CannotRead, checked_name, opened, print_result, turn
 from psf.store_reports import show_imported_tree
+from psf.targets import written
 from store import snapshot as snapshots
 from store.archives.members import Imported
 from store.archives.read_folder import import_folder

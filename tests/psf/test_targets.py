@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from psf.store_commands import CannotWrite, written
+from psf.targets import PIECE_BYTES, CannotWrite, written
 from store.local import LocalStore
 from tests.store.history import begin, step
 
@@ -102,3 +106,29 @@ def test_whoever_stops_reading_hears_no_more(place: Path) -> None:
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60, env=environment)
     assert done.stdout == b"+ d/000000\n"
     assert done.stderr == b""
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"\0", b"x"]), st.integers(0, 3 * PIECE_BYTES)), max_size=6), st.booleans())
+def test_what_is_written_is_what_is_read_whatever_is_zero(pieces: list[tuple[bytes, int]], patch: bool) -> None:
+    """Also when the beginning is written again, as archives do."""
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        with written(f"{folder}/file") as file:
+            for target in (file, model):
+                for letter, count in pieces:
+                    target.write(letter * count)
+                if patch:
+                    target.seek(0)
+                    target.write(b"\0" * PIECE_BYTES)
+                    target.seek(0, os.SEEK_END)
+                    target.write(b"end")
+        assert Path(f"{folder}/file").read_bytes() == model.getvalue()
+
+
+def test_zeros_take_no_room(place: Path) -> None:
+    with written(str(place / "zeros")) as file:
+        for _ in range(16):
+            file.write(bytes(1 << 20))
+    status = (place / "zeros").stat()
+    assert status.st_size == 16 << 20
+    assert status.st_blocks * 512 < 1 << 20
