@@ -9,6 +9,7 @@ move is written down with its whole session (store.moves), so texts are short, a
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 from typing import Annotated
@@ -118,7 +119,7 @@ def _check_session(session: Session) -> None:
             raise DecodeError(f"has a {field} that is not 1 to {TEXT_CHARACTERS_MAX} printable characters")
     if not all(map(_is_time, (session.created_at_s, session.used_at_s))):
         raise DecodeError("has a session whose created_at_s or used_at_s is no time")
-    if not _is_time(session.ttl_s):
+    if not math.isfinite(session.ttl_s) or session.ttl_s < 0:
         raise DecodeError("has a session whose ttl_s is no time")
 
 
