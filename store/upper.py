@@ -7,7 +7,6 @@ cannot be told from a new one: it is empty, nothing of the kernel's refers to it
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -26,8 +25,6 @@ _EXTENTS = slice(8, 12)
 _KERNELS_NOTES = ("impure", "uuid")
 """Attributes of an upper directory that refer to nothing in it or outside: that files were copied up into it once, and the mount's name."""
 _HAS_NONE = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-_DIRTY = (b"work/incompat/volatile/dirty", b"work/incompat/volatile", b"work/incompat", b"work")
-"""What a volatile mount leaves in its work directory, the innermost first. The kernel refuses to mount over it again."""
 
 
 class _Nature(NamedTuple):
@@ -43,9 +40,11 @@ class _Nature(NamedTuple):
 class Upper:
     """`upper` and `work` in `folder`, both there between `prepare` and `give_up`, and after a `clear` that gave True."""
 
-    def __init__(self, folder: Path, files: Files, owner: Owner | None, attribute_prefix: str) -> None:
+    def __init__(
+        self, folder: Path, files: Files, owner: Owner | None, attribute_prefix: str, remover: Remover
+    ) -> None:
         self.path, self._work = folder / "upper", folder / "work"
-        self._files, self._owner = files, owner
+        self._files, self._owner, self._remover = files, owner, remover
         self._kernels = {attribute_prefix + name for name in _KERNELS_NOTES}
         self._made: _Nature | None = None
 
@@ -76,24 +75,22 @@ class Upper:
         self._made = made
         return True
 
-    def give_up(self, remover: Remover | None) -> None:
-        """Remove both: `upper` by way of `remover` if there is one."""
+    def give_up(self, *, few: bool) -> None:
+        """Remove both; `few`: there is not much in `upper`, which can go at once."""
         self._made = None
-        if remover is None or not remover.remove(self.path):
+        if few or not self._remover.remove(self.path):
             self._files.remove_tree(os.fsencode(self.path))
         self._files.remove_tree(os.fsencode(self._work))
 
     def _clear_work(self) -> None:
-        work = open_directory(str(self._work))
-        try:
-            with contextlib.suppress(OSError):  # when the mount was another, or the kernel left more: see below
-                self._files.unlink(_DIRTY[0], directory=work)
-                for name in _DIRTY[1:]:
-                    self._files.remove_directory(name, directory=work)
-                return
-            self._files.empty_directory(work)
-        finally:
-            os.close(work)
+        kernels = self._work / "work"
+        # One name changes now instead of four that go: where that is not allowed, since the kernel made it, all goes now.
+        if not (os.access(kernels, os.W_OK) and self._remover.remove(kernels)):
+            work = open_directory(str(self._work))
+            try:
+                self._files.empty_directory(work)
+            finally:
+                os.close(work)
 
     def _nature(self, descriptor: int) -> _Nature:
         status = os.fstat(descriptor)

@@ -163,7 +163,7 @@ class OverlayWorkspace(Workspace):
     ) -> None:
         super().__init__(folder, tree, known, files, settings)
         self._base, self._remover = base, remover
-        self._upper = Upper(folder, files, settings.owner, settings.attribute_prefix)
+        self._upper = Upper(folder, files, settings.owner, settings.attribute_prefix, remover)
         self.writable = self._upper.path
         self.mount = OverlayMount(str(folder), ("delta", os.path.relpath(base, folder)), "upper", "work")
         self._make("delta")
@@ -199,7 +199,7 @@ class OverlayWorkspace(Workspace):
         finally:
             os.close(upper)
         if not kept:
-            self._upper.give_up(None if few else self._remover)
+            self._upper.give_up(few=few)
         return True
 
     def move(self, tree: TreeId) -> bool:

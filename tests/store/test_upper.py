@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from store.faulty import FaultyFiles
-from store.files import open_directory
+from store.files import Files, open_directory
+from store.remover import Remover
 from store.upper import Upper
 from store.usage import Usage
 
@@ -22,8 +23,15 @@ SET_FLAGS = 0x40086602
 
 
 @pytest.fixture
-def upper(tmp_path: Path) -> Upper:
-    made = Upper(tmp_path, FaultyFiles(), None, PREFIX)
+def remover(tmp_path: Path) -> Iterator[Remover]:
+    remover = Remover(tmp_path / "removed", Files())
+    yield remover
+    remover.close()
+
+
+@pytest.fixture
+def upper(tmp_path: Path, remover: Remover) -> Upper:
+    made = Upper(tmp_path, FaultyFiles(), None, PREFIX, remover)
     made.prepare()
     return made
 
@@ -43,7 +51,7 @@ def clear(upper: Upper) -> bool:
     finally:
         os.close(descriptor)
     if not kept:
-        upper.give_up(None)
+        upper.give_up(few=True)
     return kept
 
 
@@ -146,13 +154,13 @@ def test_an_unused_pair_is_kept(upper: Upper) -> None:
     assert clear(upper)
 
 
-def test_after_a_failure_neither_is_taken_for_a_new_one(tmp_path: Path) -> None:
+def test_after_a_failure_neither_is_taken_for_a_new_one(tmp_path: Path, remover: Remover) -> None:
     """The n-th disk operation of a clearing fails: whoever goes on makes both anew or has them empty."""
     files = FaultyFiles()
     for number in range(1, 100):
         folder = tmp_path / str(number)
         folder.mkdir()
-        upper = Upper(folder, files, None, PREFIX)
+        upper = Upper(folder, files, None, PREFIX, remover)
         upper.prepare()
         before = state(upper)
         use(upper)
@@ -165,9 +173,16 @@ def test_after_a_failure_neither_is_taken_for_a_new_one(tmp_path: Path) -> None:
         files.heal()
         if not kept:
             assert upper.usage == Usage()
-            upper.give_up(None)
+            upper.give_up(few=True)
             upper.prepare()
         assert state(upper) == before
         if not files.failed:
             break
-    assert 5 < number < 99
+    assert 2 < number < 99
+
+
+def test_what_the_kernel_left_is_gone_in_the_end(upper: Upper, remover: Remover) -> None:
+    use(upper)
+    assert clear(upper)
+    remover.wait()
+    assert os.listdir(upper.path.parent / "removed") == os.listdir(upper.path.parent / "work") == []
