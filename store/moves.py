@@ -163,7 +163,8 @@ def _agrees(heads: LoggedHeads, last: Moved, life: Life) -> bool:
     """Whether what the heads say of a session is what was written down, and at least as much."""
     if last.move.sequence < life.last or (last.move.sequence == life.last and last.session != life.session):
         return False
-    log = heads.log(last.session.session_id, before=None, limit=last.move.sequence)
+    # Up to that move: later ones would push the earliest out of the page.
+    log = heads.log(last.session.session_id, before=last.move.sequence + 1, limit=last.move.sequence)
     logged = {move.sequence: move for move in log}
     return all(
         sequence in logged and (logged[sequence] == move or _is_other_history(logged[sequence], move, life))

@@ -85,6 +85,7 @@ def journalled(tmp_path: Path) -> Iterator[Journalled]:
     both.heads.advance("a", snapshot_name(0), move(1), runtime="bash")
     both.heads.advance("a", snapshot_name(1), move(2))
     yield both
+    both.heads.close()
     both.objects.close()
 
 
@@ -110,6 +111,7 @@ def test_the_journal_knows_sessions_that_were_restored_and_extended(journalled: 
 def test_a_lost_database_lacks_every_session(journalled: Journalled, tmp_path: Path) -> None:
     empty = SqliteHeads(tmp_path / "empty.sqlite")
     assert {life.session.session_id for life in missing_from(empty, journalled.known())} == {"a", "b"}
+    empty.close()
 
 
 def test_a_database_that_knows_more_than_the_journal_is_fine(journalled: Journalled) -> None:
@@ -117,6 +119,22 @@ def test_a_database_that_knows_more_than_the_journal_is_fine(journalled: Journal
     behind = journalled.known()
     journalled.heads.advance("a", snapshot_name(2), move(3))
     assert missing_from(journalled.heads, behind) == []
+
+
+def test_a_step_that_lands_while_heads_are_compared_is_no_loss(
+    journalled: Journalled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a server its log is longer than the last move that was seen."""
+    known, log = journalled.known(), journalled.heads.log
+
+    def meanwhile(session_id: str, *, before: int | None, limit: int) -> list[Move]:
+        monkeypatch.undo()
+        journalled.heads.advance("a", snapshot_name(2), move(3))
+        return log(session_id, before=before, limit=limit)
+
+    monkeypatch.setattr(journalled.heads, "log", meanwhile)
+    assert missing_from(journalled.heads, known) == []
+    assert len(log("a", before=None, limit=9)) == 4
 
 
 @pytest.mark.parametrize(
