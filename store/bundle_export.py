@@ -12,10 +12,10 @@ from store import snapshot as snapshots
 from store.bundle import PART_BYTES, BundleWriter
 from store.bundle_header import Header, check_header
 from store.capture import load_tree
-from store.check import ListedObjects, Progress, no_progress
+from store.check import Progress, no_progress
 from store.errors import BundleRefused, DecodeError, NotInHistory
 from store.ids import BlobId, Kind, SnapshotId, TreeId
-from store.interfaces import Heads, Move, Objects, Session
+from store.interfaces import Heads, ListedObjects, Move, Objects, Session
 from store.reachable import is_implied, mark, object_needs, tree_needs
 from store.records import Name
 

@@ -18,10 +18,10 @@ from store.bundle import BundleReader, Incoming
 from store.bundle_header import TEXT_CHARACTERS_MAX, is_session_id
 from store.bundle_plan import Plan, make_plan
 from store.bundle_verify import verify_bundle
-from store.check import ListedObjects, Progress, no_progress
+from store.check import Progress, no_progress
 from store.errors import BundleRefused, HeadMoved, SessionExists, SessionMissing
 from store.ids import Kind
-from store.interfaces import HeadRestorer, Heads, HeadSweeper, Objects, Session
+from store.interfaces import HeadRestorer, Heads, HeadSweeper, ListedObjects, Objects, Session
 
 ATTEMPTS = 10
 TTL_S_MAX = 10 * 365 * 86400.0

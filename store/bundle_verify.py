@@ -16,10 +16,10 @@ from store.bundle import BundleReader, Incoming
 from store.bundle_header import Header
 from store.bundle_kept import NOT_HERE, Kept
 from store.capture import DEPTH_MAX
-from store.check import ListedObjects, Progress, no_progress
+from store.check import Progress, no_progress
 from store.errors import BundleRefused, DecodeError
 from store.ids import BlobId, Kind, SnapshotId, TreeId, hasher
-from store.interfaces import HeadSweeper
+from store.interfaces import HeadSweeper, ListedObjects
 from store.reachable import is_implied, mark, snapshot_needs, tree_needs
 from store.records import Name
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
-from collections.abc import Set as AbstractSet
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from store import moves
+from store import journalled, moves
 from store import snapshot as snapshots
 from store import tree as trees
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind, TreeId
-from store.interfaces import ObjectLister, Objects
+from store.interfaces import ListedObjects, Objects
+from store.journalled import Records
 from store.moves import LoggedHeads
 from store.reachable import is_implied, mark, object_needs
 from store.records import Name
@@ -25,14 +24,12 @@ LOSSES_MAX = 1000
 """How many losses of one session are named; the rest is counted."""
 
 Progress = Callable[[str, int, int], None]
+Root = tuple[str, Name]
+"""A session, or pin, and a snapshot that it needs."""
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:
     """For callers that show none."""
-
-
-class ListedObjects(Objects, ObjectLister, Protocol):
-    """An object store that can also be listed."""
 
 
 class CheckReport(msgspec.Struct, frozen=True):
@@ -66,34 +63,59 @@ def check(
     heads: LoggedHeads,
     *,
     damaged: Mapping[Name, str] | None = None,
-    unfollowed: Callable[[], Collection[Name]] = frozenset,
+    look: Callable[[], Records] | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Read every object, and follow every head, log entry and pin down to the last blob. Changes nothing.
 
-    `damaged` is what is wrong with which objects, for a caller that has read them all; `unfollowed` gives the moves that somebody
-    may be about to make.
+    `damaged` is what is wrong with which objects, for a caller that has read them all; `look` reads what the packs say of heads.
     """
     # Heads first: what they need was there before them, also beside a server that goes on.
-    roots = [(name, (Kind.SNAPSHOT, bytes(snapshot))) for name, snapshot in heads.roots()]
-    last = {moves.life_of(moved.session): moved for moved in heads.last_moves()}
+    roots = _roots(heads)
     stored = set(objects)
     if damaged is None:
         damaged = read_all(objects, stored, progress)
-    reachable: set[Name] = set()
-    bad = mark(objects, (root for _, root in roots), reachable, lambda found: progress("following", found, len(stored)))
-    bad |= {name: damaged[name] for name in reachable & damaged.keys()}
-    bad |= {name: f"{_word(name)} is missing" for name in reachable - stored if not is_implied(name)}
-    live_moves, behind = _check_moves(objects, heads, stored - set(unfollowed()), last.keys())
+    roots, reachable, bad = _follow(objects, heads, roots, stored, damaged, progress)
+    records, ahead = journalled.compare(heads, look or (lambda: journalled.read_all(objects)))
+    behind = tuple(sorted(f"{life.session.session_id}: the packs know {life.last} moves" for life in ahead))
     return CheckReport(
         len(stored),
         sum(kind is Kind.SNAPSHOT for kind, _ in stored),
-        len(reachable & stored) + live_moves,
+        len((reachable | journalled.needed(heads, records)) & stored),
         tuple(sorted(damaged[name] for name in damaged.keys() & reachable)),
         _losses(objects, roots, reachable, bad) if bad else {},
         behind,
         harmless=tuple(sorted(damaged[name] for name in damaged.keys() - reachable)),
     )
+
+
+def _follow(
+    objects: ListedObjects,
+    heads: LoggedHeads,
+    roots: list[Root],
+    stored: set[Name],
+    damaged: Mapping[Name, str],
+    progress: Progress,
+) -> tuple[list[Root], set[Name], dict[Name, str]]:
+    """The roots, all that they reach, and what of it is missing or damaged."""
+    while True:
+        reachable: set[Name] = set()
+        bad = mark(
+            objects, (root for _, root in roots), reachable, lambda found: progress("following", found, len(stored))
+        )
+        bad |= {name: damaged[name] for name in reachable & damaged.keys()}
+        missing = {name for name in reachable - stored if not is_implied(name)}
+        bad |= {name: f"{_word(name)} is missing" for name in objects.find_missing(missing)}
+        # What was dropped meanwhile, and may have been swept, is no loss.
+        now = set(_roots(heads)) if bad else set()
+        kept = [root for root in roots if root in now] if bad else roots
+        if len(kept) == len(roots):
+            return roots, reachable, bad
+        roots = kept
+
+
+def _roots(heads: LoggedHeads) -> list[Root]:
+    return [(name, (Kind.SNAPSHOT, bytes(snapshot))) for name, snapshot in heads.roots()]
 
 
 def read_all(objects: ListedObjects, stored: set[Name], progress: Progress) -> dict[Name, str]:
@@ -125,24 +147,8 @@ def _problem(objects: Objects, name: Name) -> str | None:
         return str(error)
 
 
-def _check_moves(
-    objects: Objects, heads: LoggedHeads, stored: set[Name], present: AbstractSet[moves.LifeId]
-) -> tuple[int, tuple[str, ...]]:
-    """How many records of moves are needed, and the sessions of which they know more than the heads."""
-    records = []
-    for name in stored:
-        if name[0] is Kind.MOVE:
-            try:
-                records.append(moves.decode(objects.get(*name)))
-            except (ObjectDamaged, ObjectMissing, DecodeError):
-                continue  # named already
-    missing = moves.missing_from(heads, moves.lives(records))
-    behind = tuple(sorted(f"{life.session.session_id}: the packs know {life.last} moves" for life in missing))
-    return sum(moves.life_of(record.session) in present for record in records), behind
-
-
 def _losses(
-    objects: Objects, roots: list[tuple[str, Name]], reachable: set[Name], bad: Mapping[Name, str]
+    objects: Objects, roots: list[Root], reachable: set[Name], bad: Mapping[Name, str]
 ) -> dict[str, tuple[str, ...]]:
     """Each session that lacks something, with what it lacks and where, newest first."""
     tainted = _tainted(objects, reachable, bad)

@@ -28,13 +28,13 @@ from typing import Protocol
 import msgspec
 
 from store import files as files_module
-from store import moves
+from store import journalled
 from store.errors import StoreError
 from store.files import Files, read_exactly
 from store.ids import Kind
 from store.interfaces import Epochs
+from store.journalled import FollowingHeads
 from store.leases import FileLeases
-from store.moves import LoggedHeads
 from store.pack_folder import CONDEMNED, INDEX, SealedPack
 from store.pack_writer import PackCopy, Stored
 from store.packs import PackObjects
@@ -71,10 +71,8 @@ class GcRefused(StoreError):
         super().__init__(f"{reason}; nothing was removed. `psf store check` says more")
 
 
-class SweptHeads(LoggedHeads, Epochs, Protocol):
+class SweptHeads(FollowingHeads, Epochs, Protocol):
     """What a sweep needs of the heads."""
-
-    def followed_bytes(self) -> dict[int, int]: ...
 
 
 class PackPlan(msgspec.Struct, frozen=True):
@@ -158,7 +156,6 @@ class Sweep:
 
     def _mark(self) -> set[Name]:
         """Add to what is live all that roots reach now; returns all that is stored."""
-        followed = self._heads.followed_bytes()
         # Roots first: what they need was there before them.
         roots = {(Kind.SNAPSHOT, bytes(snapshot)) for _, snapshot in self._heads.roots()}
         roots.add((Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID))
@@ -172,24 +169,16 @@ class Sweep:
         if missing and (gone := self._objects.find_missing(missing)):
             kind, identity = next(iter(gone))
             raise GcRefused(f"{len(gone)} objects that heads need are missing, one is {kind.word} {identity.hex()}")
-        unfollowed = self._objects.unfollowed(followed)
-        self._live |= self._live_moves(name for name in stored - unfollowed if name[0] is Kind.MOVE)
+        self._live |= self._live_moves()
         return stored
 
-    def _live_moves(self, names: Iterator[Name]) -> set[Name]:
-        """Moves of sessions that are there; and that a session was dropped, as long as anything else tells of it."""
-        records = {name: moves.decode(self._objects.get(*name)) for name in names}
-        known = moves.lives(records.values())
-        if behind := moves.missing_from(self._heads, known):
+    def _live_moves(self) -> set[Name]:
+        """The moves that are needed. Raises GcRefused when they know more than the heads do."""
+        records, behind = journalled.compare(self._heads, lambda: journalled.read_followed(self._objects, self._heads))
+        if behind:
             session = behind[0].session.session_id
             raise GcRefused(f"the heads database is older than the packs: of {len(behind)} sessions, one is {session}")
-        present = {moves.life_of(last.session) for last in self._heads.last_moves()}
-        return {
-            name
-            for name, record in records.items()
-            if moves.life_of(record.session) in present
-            or (record.move is None and known[moves.life_of(record.session)].moves)
-        }
+        return journalled.needed(self._heads, records)
 
     # -- choosing -------------------------------------------------------------------------------------------------------
 

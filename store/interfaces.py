@@ -60,6 +60,10 @@ class ObjectLister(Protocol):
         ...
 
 
+class ListedObjects(Objects, ObjectLister, Protocol):
+    """An object store that can also be listed."""
+
+
 class Session(msgspec.Struct, frozen=True):
     """A named, mutable head over immutable snapshots, and its settings. Times are seconds since 1970."""
 

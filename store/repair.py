@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from store import moves
+from store import journalled
 from store.check import Progress, no_progress
-from store.errors import DecodeError, ObjectDamaged, ObjectMissing, StoreUnusable
+from store.errors import StoreUnusable
 from store.files import Files
 from store.head_tables import UnknownVersion
 from store.heads import SqliteHeads
-from store.ids import Kind
 from store.interfaces import Pin
 from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
-from store.moves import MoveRecord
 from store.pack_folder import INDEX, SealedPack, packs_in
 from store.pack_writer import PackCopy
 from store.packs import PackObjects
@@ -59,7 +56,7 @@ def repair_objects(
 def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
     """Bring back the sessions and moves that packs know and the database does not; says what was done. Raises OSError."""
     done = []
-    for life in moves.missing_from(heads, moves.lives(_records(objects))):
+    for life in journalled.compare(heads, lambda: journalled.read_all(objects)).missing:
         name = life.session.session_id
         # Moves that the packs do not know yet stay as the database has them.
         known = {move.sequence: move for move in heads.log(name, before=None, limit=ALL)} | life.moves
@@ -131,15 +128,6 @@ def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
             kept += 1
     copy.seal()
     return kept
-
-
-def _records(objects: PackObjects) -> Iterator[MoveRecord]:
-    for name in objects:
-        if name[0] is Kind.MOVE:
-            try:
-                yield moves.decode(objects.get(*name))
-            except (ObjectMissing, ObjectDamaged, DecodeError):
-                continue  # named by check; the other moves are worth having
 
 
 def _is_sound(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from store import journalled
 from store.check import CheckReport, Progress, check, form_problem, no_progress
 from store.errors import ObjectDamaged, ObjectMissing
 from store.heads import SqliteHeads
@@ -48,7 +49,6 @@ def check_store(
     objects: PackObjects, heads: SqliteHeads, *, full: bool, progress: Progress = no_progress
 ) -> tuple[CheckReport, Findings]:
     """Check files and then what they hold. Changes nothing. Fast: headers and indexes only; full: every byte."""
-    followed = heads.followed_bytes() if not heads.problems() else {}
     objects.folder.refresh()
     faults: list[Fault] = []
     flaws = list(_read_packs(objects, faults, full=full, progress=progress))
@@ -62,7 +62,7 @@ def check_store(
             objects,
             heads,
             damaged=_lost(objects, flaws),
-            unfollowed=lambda: objects.unfollowed(followed),
+            look=lambda: journalled.read_followed(objects, heads),
             progress=progress,
         )
     # What is damaged in one place and whole in another harms nobody; nor do bytes that are no record.

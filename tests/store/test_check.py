@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from store import journalled
 from store import snapshot as snapshots
 from store.capture import put_tree
 from store.check import check
@@ -148,8 +149,57 @@ def test_a_store_that_is_written_to_meanwhile_is_not_called_broken() -> None:
     class Busy(MemoryObjects):
         def __iter__(self) -> Iterator[tuple[Kind, bytes]]:
             names = list(super().__iter__())
-            snapshot = SnapshotId(self.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES))
-            heads.create([msgspec.structs.replace(session("late"), head=snapshot)], "create")
+            if not list(heads.last_moves()):
+                snapshot = SnapshotId(self.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES))
+                heads.create([msgspec.structs.replace(session("late"), head=snapshot)], "create")
             return iter(names)
 
     assert check(Busy(), heads).clean
+
+
+class Once:
+    """Does something when it is told of a stage, the first time."""
+
+    def __init__(self, stage: str, act: Callable[[], object]) -> None:
+        self.stage, self.act, self.done = stage, act, False
+
+    def __call__(self, stage: str, _done: int, _total: int) -> None:
+        if stage == self.stage and not self.done:
+            self.done = True
+            self.act()
+
+
+def test_a_session_that_is_dropped_and_swept_meanwhile_is_no_loss(store: LocalStore) -> None:
+    """Neither its objects nor its moves are missed, by a process that sees the folder only."""
+    begin(store, "gone", put_snapshot(store, b"gone" + LARGE))
+    begin(store, "kept", put_snapshot(store, b"kept"))
+    store.objects.seal()
+    other = LocalStore(store.root)
+
+    def drop_and_sweep() -> None:
+        store.heads.drop_unused_since(1e9, is_running=lambda name: name == "kept")
+        store.sweep(dry=False, pause=lambda: False)
+
+    drop = Once("reading", drop_and_sweep)
+    report = check(other.objects, other.heads, progress=drop)
+    assert drop.done
+    assert (report.clean, report.broken, report.behind) == (True, {}, ())
+    other.close()
+
+
+def test_a_session_that_is_dropped_while_heads_are_compared_is_no_loss(store: LocalStore) -> None:
+    begin(store, "gone", put_snapshot(store, b"gone"))
+    begin(store, "kept", put_snapshot(store, b"kept"))
+    other = LocalStore(store.root)
+    looks = []
+
+    def look() -> journalled.Records:
+        records = journalled.read_followed(other.objects, other.heads)
+        if not looks:
+            store.heads.drop_unused_since(1e9, is_running=lambda name: name == "kept")
+        looks.append(len(records))
+        return records
+
+    assert journalled.compare(other.heads, look).missing == []
+    assert looks == [4, 5]
+    other.close()
