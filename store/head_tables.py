@@ -2,7 +2,7 @@
 
 The database may be damaged in ways that are none to SQLite, or have been put there by somebody. So its tables must be the very ones
 that are made here, views and triggers included, of which there are none; and whatever is read of a row is looked at before it is
-believed. What is not right is StoreUnusable, which says in which column, and what to type.
+believed. What is not right is HeadsDamaged, which says in which column, and what to type.
 """
 
 from __future__ import annotations
@@ -88,8 +88,28 @@ class UnknownVersion(StoreUnusable):
     """A later psf made the database: it may be right, but not for us."""
 
 
+class HeadsDamaged(StoreUnusable):
+    """The database of heads says what cannot be, or nothing that can be read: it is to be made again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; `psf store check --repair` mends it")
+
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_ERROR)
+"""SQLite's codes for what is in its files. Of the others none is: a database may be busy, its disk full or slow, its owner another."""
+
+
+def failed(reason: str, error: sqlite3.Error | OSError) -> StoreUnusable:
+    """What SQLite said, as an error of the store: HeadsDamaged when it is about what the files hold."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # Python's own refusal of a text that is none has no code.
+    undecodable = code is None and isinstance(error, sqlite3.OperationalError)
+    damaged = undecodable or (code is not None and code & 0xFF in _DAMAGED)
+    return (HeadsDamaged if damaged else StoreUnusable)(f"{reason}: {error}")
+
+
 def prepare(database: sqlite3.Connection) -> None:
-    """Make the tables, or bring them up to date. Raises StoreUnusable when they are not psf's; UnknownVersion."""
+    """Make the tables, or bring them up to date. Raises HeadsDamaged when they are not psf's; UnknownVersion."""
     (version,) = database.execute("pragma user_version").fetchone()
     if version > VERSION:
         raise UnknownVersion(f"heads format {version} is not known; this psf reads {VERSION}")
@@ -102,22 +122,22 @@ def prepare(database: sqlite3.Connection) -> None:
 
 
 def unusable(reason: str) -> NoReturn:
-    """Raise StoreUnusable with the reason, and with what to do."""
-    raise StoreUnusable(f"the heads database is damaged: {reason}; `psf store check --repair` mends it")
+    """Raise HeadsDamaged with the reason, and with what to do."""
+    raise HeadsDamaged(f"the heads database is damaged: {reason}")
 
 
 def session(row: tuple[Any, ...]) -> Session:
-    """The session that a row of SESSION says. Raises StoreUnusable."""
+    """The session that a row of SESSION says. Raises HeadsDamaged."""
     return Session(*_checked("sessions", _SESSION_COLUMNS, row))
 
 
 def move(row: tuple[Any, ...]) -> Move:
-    """The move that a row of MOVE says. Raises StoreUnusable."""
+    """The move that a row of MOVE says. Raises HeadsDamaged."""
     return Move(*_checked("log", _MOVE_COLUMNS, row))
 
 
 def moved(row: tuple[Any, ...]) -> Moved:
-    """A session and a move, from a row of SESSION and then MOVE. Raises StoreUnusable."""
+    """A session and a move, from a row of SESSION and then MOVE. Raises HeadsDamaged."""
     return Moved(session(row[: len(_SESSION_COLUMNS)]), move(row[len(_SESSION_COLUMNS) :]))
 
 
@@ -129,24 +149,24 @@ def append_move(database: sqlite3.Connection, moved: Moved) -> None:
 
 
 def pin(row: tuple[Any, ...]) -> Pin:
-    """The pin that a row of PIN says. Raises StoreUnusable."""
+    """The pin that a row of PIN says. Raises HeadsDamaged."""
     return Pin(*_checked("pins", _PIN_COLUMNS, row))
 
 
 def text(value: object, column: str) -> str:
-    """A text of that column. Raises StoreUnusable."""
+    """A text of that column. Raises HeadsDamaged."""
     (checked,) = _checked(*_only(column, _TEXT), (value,))
     return str(checked)
 
 
 def snapshot(value: object, column: str) -> SnapshotId:
-    """A snapshot id of that column. Raises StoreUnusable."""
+    """A snapshot id of that column. Raises HeadsDamaged."""
     (checked,) = _checked(*_only(column, _SNAPSHOT), (value,))
     return SnapshotId(checked)
 
 
 def count(row: tuple[Any, ...] | None, column: str) -> int:
-    """The number in a row of one, which must be there. Raises StoreUnusable."""
+    """The number in a row of one, which must be there. Raises HeadsDamaged."""
     (checked,) = _checked(*_only(column, _COUNT), row or (None,))
     return int(checked)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from store import head_tables
-from store.errors import HeadMoved, SessionExists, SessionMissing, StoreUnusable, WriterFenced
+from store.errors import HeadMoved, SessionExists, SessionMissing, WriterFenced
 from store.ids import SnapshotId
 from store.interfaces import Journal, Move, Moved, Pin, Session
 from store.layout import refuse_other_than_file
@@ -74,7 +74,7 @@ class SqliteHeads:
                 self._reader = connect(path)
                 opened.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
-            raise StoreUnusable(f"the heads database cannot be used: {error}{_advice(error)}") from None
+            raise head_tables.failed("the heads database cannot be used", error) from None
 
     def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
         moved = [Moved(session, Move(1, kind, None, session.head, session.created_at_s, b"")) for session in sessions]
@@ -228,13 +228,15 @@ class SqliteHeads:
         self._change(work)
 
     def problems(self) -> list[str]:
-        """What is wrong with the database: what SQLite itself finds, and rows that say what cannot be."""
+        """What is wrong with the database: what SQLite itself finds, and rows that say what cannot be. Raises StoreUnusable when
+        it cannot be read just now.
+        """
         try:
             rows = self._read("pragma integrity_check")
             if rows == [("ok",)]:
                 self._read_all()
                 return []
-        except StoreUnusable as error:
+        except head_tables.HeadsDamaged as error:
             return [str(error)]
         return [f"the heads database is damaged: {text}" for (text,) in rows]
 
@@ -290,9 +292,7 @@ class SqliteHeads:
                 for row in self._reader.execute(query, values):
                     look(row)
         except sqlite3.DatabaseError as error:
-            raise StoreUnusable(
-                f"the heads database cannot be read: {error}; `psf store check --repair` mends it"
-            ) from None
+            raise head_tables.failed("the heads database cannot be read", error) from None
 
     def _read_all(self) -> None:
         """Raises StoreUnusable for the first row that is not right."""
@@ -327,11 +327,6 @@ class SqliteHeads:
                     self._journal.moved(each)
 
         self._transactions.run(written, logged=True)
-
-
-def _advice(error: Exception) -> str:
-    damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return "; `psf store check --repair` mends it" if damaged else ""
 
 
 def _enter_wal(database: sqlite3.Connection) -> None:

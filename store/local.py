@@ -29,14 +29,14 @@ from store.gc import GcReport, Sweep, alone
 from store.heads import SqliteHeads, connect
 from store.ids import Kind
 from store.journal import PackJournal
-from store.layout import refuse_strangers
+from store.layout import is_file, refuse_strangers
 from store.leases import FileLeases
 from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
 from store.recovery import recover
 from store.repair import (
+    put_damaged_heads_aside,
     put_strangers_aside,
-    put_unusable_heads_aside,
     repair_heads,
     repair_objects,
     restore_format,
@@ -107,18 +107,20 @@ class LocalStore:
         """
         files = files or Files()
         done = put_strangers_aside(root, files) + restore_format(root, FORMAT, files)
-        done += put_unusable_heads_aside(root, files)
-        store = cls(root, files, connect=connect, seal_bytes=seal_bytes)
-        try:
-            with alone(root):
+        if not is_file(root / "FORMAT"):
+            cls(root, files, connect=connect).close()  # makes the store, or refuses what is none
+        with alone(root):
+            done += put_damaged_heads_aside(root, files, connect)
+            store = cls(root, files, connect=connect, seal_bytes=seal_bytes)
+            try:
                 report, findings = store.check(full=True, progress=progress)
                 if not report.clean or report.harmless:
                     done += repair_objects(root, store.objects, findings, files, progress)
                     done += repair_heads(store.objects, store.heads)
                     store.objects.folder.rebuilt.clear()
                     report, _ = store.check(full=True, progress=progress)
-        finally:
-            store.close()
+            finally:
+                store.close()
         return Mended(report, tuple(done))
 
     def close(self) -> None:

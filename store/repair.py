@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from store import journalled
 from store.check import Progress, no_progress
 from store.errors import StoreUnusable
 from store.files import Files
-from store.head_tables import UnknownVersion
+from store.head_tables import HeadsDamaged, UnknownVersion
 from store.heads import SqliteHeads
 from store.interfaces import Pin
 from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
@@ -99,12 +101,15 @@ def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
     return ["FORMAT was written again"]  # its name is made durable when the store is opened
 
 
-def put_unusable_heads_aside(root: Path, files: Files) -> list[str]:
-    """Before a store is opened: move a database of heads away that SQLite cannot use; says what was done. Raises OSError."""
+def put_damaged_heads_aside(root: Path, files: Files, connect: Callable[[Path], sqlite3.Connection]) -> list[str]:
+    """Before a store is opened: move a damaged database of heads away; says what was done.
+
+    Raises StoreUnusable when nobody can say whether it is damaged, since it is in use, say; OSError.
+    """
     path = root / HEADS
-    if not os.path.lexists(path) or _is_sound(path):
+    if not os.path.lexists(path) or _is_sound(path, connect):
         return []
-    pins = _readable_pins(path)
+    pins = _readable_pins(path, connect)
     for name in HEADS_FILES:
         if os.path.lexists(root / name):
             _put_aside(root, root / name, files)
@@ -130,12 +135,15 @@ def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
     return kept
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> bool:
+    # SQLite takes one that a later form should write for one that nobody may write.
+    if not set(_beginning(path)[18:20]) <= {1, 2}:
+        return False
     try:
-        heads = SqliteHeads(path)
+        heads = SqliteHeads(path, connect=connect)
     except UnknownVersion:
         return True  # opening refuses it, and another psf may read it
-    except StoreUnusable:
+    except HeadsDamaged:
         return False
     try:
         return not heads.problems()
@@ -143,10 +151,10 @@ def _is_sound(path: Path) -> bool:
         heads.close()
 
 
-def _readable_pins(path: Path) -> list[Pin]:
+def _readable_pins(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> list[Pin]:
     """Pins are written down nowhere else."""
     try:
-        heads = SqliteHeads(path)
+        heads = SqliteHeads(path, connect=connect)
     except StoreUnusable:
         return []
     try:

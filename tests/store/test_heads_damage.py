@@ -7,10 +7,12 @@ import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store.errors import StoreError, StoreUnusable
+from store.gc import GcRunning, alone
 from store.head_tables import COUNT_MAX, TEXT_CHARACTERS_MAX, TIME_S_MAX, VALUE_BYTES_MAX
 from store.heads import SqliteHeads
 from store.ids import SnapshotId
@@ -177,6 +179,46 @@ def test_a_database_of_a_later_format_is_left_to_those_who_know_it(root: Path) -
         with pytest.raises(StoreUnusable, match="heads format 99 is not known"):
             LocalStore.mend(root)
     assert not (root / "damaged").exists()
+
+
+def test_a_database_that_says_it_is_for_reading_only_is_mended(root: Path) -> None:
+    """As SQLite takes one with a number in its header that only a later SQLite knows."""
+    path = root / "heads.sqlite"
+    data = bytearray(path.read_bytes())
+    data[18] = 7
+    path.write_bytes(data)
+    assert LocalStore.mend(root).report.clean
+
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_mending_leaves_a_database_that_is_only_busy_as_it_is(root: Path, when: str) -> None:
+    """Or one that cannot be read just now: it is right, and what only it knows would be gone."""
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_IOERR
+
+    class Busy(sqlite3.Connection):
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            if when == "opened" or statement == "pragma integrity_check":
+                raise busy
+            return super().execute(statement, *values)
+
+    def connect(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Busy)
+
+    with pytest.raises(StoreUnusable, match=r"database is locked$"):
+        LocalStore.mend(root, connect=connect)
+    assert not (root / "damaged").exists()
+    store = LocalStore(root)
+    assert len(store.heads.pins()) == 1
+    store.close()
+
+
+def test_mending_takes_nothing_away_while_somebody_sweeps(root: Path) -> None:
+    alter(root / "heads.sqlite", "drop table log")
+    with alone(root), pytest.raises(GcRunning):
+        LocalStore.mend(root)
+    assert not (root / "damaged").exists()
+    assert LocalStore.mend(root).report.clean
 
 
 def test_mending_keeps_the_pins_that_can_be_read(root: Path) -> None:
