@@ -11,7 +11,16 @@ from store.files import Files
 from store.ids import Kind
 from store.layout import open_file
 from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
-from store.records import PACK_HEADER, Name, PackHeader, Record, encode_pack_header, encode_record_header, scan
+from store.records import (
+    PACK_HEADER,
+    Name,
+    PackHeader,
+    Record,
+    RecordsByName,
+    encode_pack_header,
+    encode_record_header,
+    scan,
+)
 
 PACK_MODE = 0o600
 """Writable, also for users without the rights of root: the next start goes on with it."""
@@ -25,7 +34,7 @@ class PackWriter:
 
     def __init__(self, path: Path, file: PackFile, folder: PackFolder, files: Files) -> None:
         self.path, self.file, self.end = path, file, PACK_HEADER.size
-        self.records: dict[Name, Record] = {}
+        self.records = RecordsByName()
         self.usable = True
         """False after a failed sync: the kernel may have dropped its pages, so nobody may rely on the file any more."""
         self.damages: list[int] = []
@@ -130,7 +139,7 @@ class PackWriter:
         """Forget what lies behind `end`, which nobody was told of. Durable."""
         self._files.truncate(self.file.descriptor, end)
         self._files.sync(self.file.descriptor)
-        self.records = {name: record for name, record in self.records.items() if record.end <= end}
+        self.records = RecordsByName({name: record for name, record in self.records.items() if record.end <= end})
         self.end = end
 
     def seal(self) -> None:
@@ -147,7 +156,7 @@ class PackWriter:
         self._folder.add_sealed(sealed, self.file, list(self.records.values()))
 
     def _add(self, records: dict[Name, Record]) -> None:
-        self.records |= records
+        self.records.add(records)
         self.holds_moves = self.holds_moves or any(kind is Kind.MOVE for kind, _ in records)
 
     def _sync(self) -> None:

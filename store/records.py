@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import NamedTuple
 
 import blake3
@@ -53,6 +53,38 @@ class Record(NamedTuple):
     @property
     def end(self) -> int:
         return self.offset + self.length
+
+
+class RecordsByName(Mapping[Name, Record]):
+    """The records of a pack by the names of their objects. One thread adds while others look: what they iterate is of one moment."""
+
+    def __init__(self, records: Mapping[Name, Record] | None = None) -> None:
+        self._records = dict(records or {})
+
+    def add(self, records: Mapping[Name, Record]) -> None:
+        """Nothing is taken out again, so a copy is one act for the interpreter, and no addition comes in between."""
+        self._records.update(records)
+
+    def __getitem__(self, name: Name) -> Record:
+        return self._records[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Name]:
+        return iter(self._records.copy())
+
+    def keys(self) -> KeysView[Name]:
+        return self._records.copy().keys()
+
+    def items(self) -> ItemsView[Name, Record]:
+        return self._records.copy().items()
+
+    def values(self) -> ValuesView[Record]:
+        return self._records.copy().values()
 
 
 class PackHeader(NamedTuple):

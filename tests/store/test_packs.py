@@ -133,6 +133,21 @@ def test_one_commit_is_one_append_and_one_sync(tmp_path: Path, opened: list[Pack
     assert files.operations - before == 2
 
 
+def test_what_is_stored_can_be_listed_while_more_is(tmp_path: Path, opened: list[PackObjects]) -> None:
+    """As a sweep and a check list the pack to which steps append."""
+    store = PackObjects(tmp_path, Files())
+    opened.append(store)
+    before = {(Kind.BLOB, store.put(Kind.BLOB, b"%d" % number)) for number in range(100)}
+    store.sync()
+    (pack,) = store.open_packs()
+    lists = [iter(pack.records), iter(pack.records.items()), iter(pack.records.keys()), iter(pack.records.values())]
+    after = (Kind.BLOB, store.put(Kind.BLOB, b"meanwhile"))
+    store.sync()
+    assert after in pack.records
+    names, items, keys, values = map(list, lists)
+    assert set(names) == set(keys) == {name for name, _ in items} == {record.name for record in values} == before
+
+
 def performed(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[str]:
     """What opening a store and one sync for each content ask of the disk, but for folders."""
     root.mkdir(exist_ok=True)
