@@ -168,6 +168,10 @@ class PackFolder:
         """Learn what other processes have done since the last look."""
         with self._lock:
             paths = self._paths()
+            # A listing may show neither the old name nor the new one of a pack that is renamed meanwhile.
+            for number in (self._sealed.keys() | self._foreign.keys()) - paths.keys():
+                if (path := self._path_of(number)) is not None:
+                    paths[number] = path
             for number in self._sealed.keys() - paths.keys():
                 del self._sealed[number]
             for number, path in paths.items():
@@ -222,13 +226,20 @@ class PackFolder:
                 found[number] = path
         return found
 
+    def _path_of(self, number: int) -> Path | None:
+        """The pack's name now, None when it is gone. Asked for in the order in which names change, none is missed."""
+        paths = (self.path / f"{number:08d}{stage}" for stage in _STAGES)
+        return next((path for path in paths if os.path.lexists(path)), None)
+
     def _look_into(self, number: int, path: Path) -> None:
         if number in self._own:
             return
         if number not in self._foreign:
             file = self._open(path)
-            if file is None:
-                return  # sealed just now: seen at the next look
+            if file is None:  # sealed just now
+                if (later := self._path_of(number)) is not None and later != path:
+                    self._adopt(number, later)
+                return
             self._foreign[number] = _ForeignPack(file)
         self._foreign[number].read_on()
 
@@ -239,6 +250,8 @@ class PackFolder:
             self._sealed[number] = SealedPack(path, known.file, known.index)
             return
         file = self._open(path)
+        if file is None and (later := self._path_of(number)) is not None:  # condemned just now
+            path, file = later, self._open(later)
         if file is not None:
             self._sealed[number] = SealedPack(path, file, self._index_of(path, file))
 
