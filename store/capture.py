@@ -42,6 +42,9 @@ class CaptureLimits(msgspec.Struct, frozen=True):
 
     entries: int = 200_000
     total_bytes: int = 8 << 30
+    directory_entries: int = trees.ENTRIES_MAX
+    directory_bytes: int = trees.TREE_BYTES_MAX
+    """What names and links of one directory may take, as `tree.bytes_max` counts."""
 
 
 class Captured(msgspec.Struct):
@@ -132,8 +135,12 @@ class Capture:
             previous = self._known.entries(before) if before else {}
             names = self._bounded(chain([first] if first else (), present), below, previous)
         entries = dict(below)
+        elsewhere = {name: previous[name] for name in names if name in previous and name not in below}
+        room = _Room(self._limits, entries | elsewhere)
         for name in names:
             entry = self._entry(descriptor, (*path, name), below, previous.get(name))
+            if not room.exchange(name, entry):
+                entry = self._leave_out((*path, name), "its directory has no room for another name or link", "inodes")
             if entry is None:
                 entries.pop(name, None)
                 continue
@@ -261,6 +268,30 @@ class Capture:
         if len(self._left_out) < LEFT_OUT_MAX:
             self._left_out.append(LeftOut(b"/".join(path), reason))
         return None
+
+
+class _Room:
+    """What one directory may still hold. What was there before has its place; what is new, or longer, must find one."""
+
+    def __init__(self, limits: CaptureLimits, before: Entries) -> None:
+        self._before = before
+        self._entries = limits.directory_entries - len(before)
+        self._bytes = limits.directory_bytes - trees.bytes_max(before.values())
+
+    def exchange(self, name: bytes, entry: Entry | None) -> bool:
+        """Have `entry` in the place of what was called so before; False when it does not fit. Once for each name."""
+        before = self._before.get(name)
+        if before is not None:
+            self._entries += 1
+            self._bytes += trees.entry_bytes_max(before)
+        if entry is None:
+            return True
+        entry_bytes = trees.entry_bytes_max(entry)
+        if self._entries < 1 or self._bytes < entry_bytes:
+            return False
+        self._entries -= 1
+        self._bytes -= entry_bytes
+        return True
 
 
 def open_regular(name: bytes, directory: int) -> int | None:

@@ -31,6 +31,16 @@ class ObjectDamaged(StoreError):
         self.kind, self.object_id, self.reason = kind, object_id, reason
 
 
+class ObjectTooLong(StoreError):
+    """An object is longer than what a pack may hold. Nothing was put."""
+
+    code = "object_too_long"
+
+    def __init__(self, kind: str, size_bytes: int, bytes_max: int) -> None:
+        super().__init__(f"a {kind} of {size_bytes} bytes is too long; at most {bytes_max} are kept")
+        self.kind, self.size_bytes, self.bytes_max = kind, size_bytes, bytes_max
+
+
 class DecodeError(StoreError):
     """Bytes are not the canonical encoding of the value they should hold."""
 

@@ -10,18 +10,21 @@ from store.interfaces import Objects
 from store.tree import Entry
 
 KNOWN_ENTRIES_MAX = 1_000_000
+KNOWN_BYTES_MAX = 128 << 20
 
 
 class KnownTrees:
-    """The trees of `objects`, decoded once for as long as `entries_max` allows. Any number of threads.
+    """The trees of `objects`, decoded once for as long as `entries_max`, and `bytes_max` for names and links, allow.
 
-    What it gives is shared, and must not be changed.
+    Any number of threads. What it gives is shared, and must not be changed.
     """
 
-    def __init__(self, objects: Objects, entries_max: int = KNOWN_ENTRIES_MAX) -> None:
-        self.objects, self._entries_max = objects, entries_max
+    def __init__(
+        self, objects: Objects, entries_max: int = KNOWN_ENTRIES_MAX, bytes_max: int = KNOWN_BYTES_MAX
+    ) -> None:
+        self.objects, self._entries_max, self._bytes_max = objects, entries_max, bytes_max
         self._known: dict[TreeId, Mapping[bytes, Entry]] = {}
-        self._entries = 0
+        self._entries = self._bytes = 0
 
     def entries(self, tree: TreeId) -> Mapping[bytes, Entry]:
         """A tree's entries by name. Raises ObjectMissing, ObjectDamaged or DecodeError."""
@@ -49,7 +52,9 @@ class KnownTrees:
         return entry
 
     def _remember(self, tree: TreeId, entries: Mapping[bytes, Entry]) -> None:
-        if self._entries + len(entries) > self._entries_max:
-            self._known, self._entries = {}, 0
+        tree_bytes = trees.bytes_max(entries.values())
+        if self._entries + len(entries) > self._entries_max or self._bytes + tree_bytes > self._bytes_max:
+            self._known, self._entries, self._bytes = {}, 0, 0
         self._known[tree] = entries
         self._entries += len(entries) + 1
+        self._bytes += tree_bytes

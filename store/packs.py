@@ -17,14 +17,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import ObjectDamaged, ObjectMissing
+from store.errors import ObjectDamaged, ObjectMissing, ObjectTooLong
 from store.files import Files, read_exactly
 from store.ids import BlobId, Kind, object_id
 from store.large import LARGE_BYTES, LargeBlobs
 from store.marker import hold_marker
 from store.pack_folder import PackFolder, Place, packs_in
 from store.pack_writer import PackWriter
-from store.records import COMPRESSED, RECORD, Name, restore
+from store.records import COMPRESSED, OBJECT_BYTES_MAX, RECORD, Name, restore
 
 SEAL_BYTES = 64 << 20
 PENDING_BYTES_MAX = 4 << 20
@@ -67,6 +67,8 @@ class PackObjects:
     # -- Objects ----------------------------------------------------------------------------------------------------
 
     def put(self, kind: Kind, data: bytes) -> bytes:
+        if kind is not Kind.BLOB and len(data) > OBJECT_BYTES_MAX:
+            raise ObjectTooLong(kind.word, len(data), OBJECT_BYTES_MAX)
         name = (kind, object_id(kind, data))
         if kind is Kind.BLOB and len(data) >= LARGE_BYTES:
             self.large.put(name[1], lambda target: self._files.write(target, data))

@@ -19,6 +19,7 @@ import zstandard
 
 from store.files import read_exactly
 from store.ids import ID_BYTES, Kind, object_id
+from store.tree import TREE_BYTES_MAX
 
 MARKER_BYTES = 8
 PACK_MAGIC = b"psfpack\x03"
@@ -31,8 +32,8 @@ RECORD = struct.Struct("<8sBBHI32s")
 """Record header: marker, kind, flags, reserved (0), stored bytes, id. What is stored follows."""
 COMPRESSED = 1
 COMPRESSION_LEVEL = 1
-OBJECT_BYTES_MAX = 1 << 30
-"""The longest object that a record may claim to hold."""
+OBJECT_BYTES_MAX = 64 << 20
+"""The longest object that a record may hold: no tree is longer, nor anything else but blobs that are files of their own."""
 WINDOW_BYTES = 1 << 20
 
 Name = tuple[Kind, bytes]
@@ -264,4 +265,5 @@ def _beyond_damage(reading: Reading, end: int, unverified: Record | None) -> int
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
+assert OBJECT_BYTES_MAX >= TREE_BYTES_MAX
 assert RECORD.size == MARKER_BYTES + 8 + ID_BYTES

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 from typing import Annotated
 
@@ -20,8 +20,13 @@ from store.ids import ID_BYTES, BlobId, Kind, TreeId, object_id
 
 VERSION = 1
 ENTRIES_MAX = 1_000_000
+TREE_BYTES_MAX = 64 << 20
+"""What an encoded tree may take (see `bytes_max`)."""
 NAME_BYTES_MAX = 255
 TARGET_BYTES_MAX = 4096
+_ENTRY_BYTES_MAX = 25
+"""What an entry takes beside its name and its content, with all numbers as long as they can be."""
+_HEADER_BYTES_MAX = 7
 EPOCH_S = 946_684_800
 """2000-01-01T00:00:00Z: the time of an entry with `changed` 0 (see `logical_time_s`)."""
 
@@ -77,6 +82,8 @@ def encode(entries: Iterable[Entry]) -> bytes:
 
 def decode(data: bytes) -> Tree:
     """The tree that `data` encodes. Raises DecodeError unless `data` is exactly what `encode` gives for it."""
+    if len(data) > TREE_BYTES_MAX:
+        raise DecodeError(f"not a tree: it is longer than {TREE_BYTES_MAX} bytes")
     try:
         encoded = _decoder.decode(data)
     except msgspec.MsgspecError as error:
@@ -87,6 +94,17 @@ def decode(data: bytes) -> Tree:
     if _encoder.encode(encoded) != data:
         raise DecodeError("not a tree: its encoding is not the canonical one")
     return encoded.entries
+
+
+def entry_bytes_max(entry: Entry) -> int:
+    """What an entry takes in an encoded tree at most. It does not depend on `changed`: what fits, fits after any step."""
+    return _ENTRY_BYTES_MAX + len(entry.name) + len(entry.content)
+
+
+def bytes_max(entries: Collection[Entry]) -> int:
+    """What a tree of these entries takes encoded at most."""
+    contents = sum(len(entry.name) + len(entry.content) for entry in entries)
+    return _HEADER_BYTES_MAX + _ENTRY_BYTES_MAX * len(entries) + contents
 
 
 def tree_id(data: bytes) -> TreeId:
@@ -129,6 +147,8 @@ def _check(tree: Tree) -> None:
     """Raises DecodeError for what may not stand in a tree. Every tree that is read or written comes by here: no call per entry."""
     if len(tree) > ENTRIES_MAX:
         raise DecodeError(f"a directory holds {len(tree)} entries; at most {ENTRIES_MAX} are kept")
+    if len(tree) > _ALWAYS_FIT and bytes_max(tree) > TREE_BYTES_MAX:
+        raise DecodeError(f"a directory's names and links take more than the {TREE_BYTES_MAX} bytes that are kept")
     names = [entry.name for entry in tree]
     if not (all(map(operator.lt, names, names[1:])) and _are_names(names)):
         wrong = next(name for before, name in pairwise([b"", *names]) if name <= before or not is_name(name))
@@ -136,6 +156,10 @@ def _check(tree: Tree) -> None:
     misfit = _first_misfit(tree)
     if misfit is not None:
         raise DecodeError(f"directory entry {misfit.name!r} has content that does not fit its kind")
+
+
+_ALWAYS_FIT = TREE_BYTES_MAX // (_ENTRY_BYTES_MAX + NAME_BYTES_MAX + TARGET_BYTES_MAX) - 1
+"""So many entries fit into a tree, whatever they are."""
 
 
 def _are_names(names: list[bytes]) -> bool:

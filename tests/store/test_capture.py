@@ -153,6 +153,51 @@ def test_what_did_not_change_is_not_counted(tmp_path: Path, upper: int, layout: 
     assert (captured.tree, captured.left_out, captured.hit) == (before, (), ())
 
 
+@pytest.mark.parametrize("layout", ["overlay", "copy"])
+@pytest.mark.parametrize("limit", ["bytes", "entries"])
+def test_what_a_directory_has_no_room_for_is_left_out_and_what_stood_there_stays(
+    tmp_path: Path, upper: int, layout: str, limit: str
+) -> None:
+    """Also step by step, which no limit on what one step changes holds back."""
+    objects = MemoryObjects()
+    os.mkdir(tmp_path / "d")
+    for name in ("m", "n"):
+        os.symlink("t" * 100, tmp_path / "d" / name)
+    before = capture(objects, tmp_path).read_copy(upper, {}).tree
+    for name in ("a", "b", "z"):
+        os.symlink("t" * 100, tmp_path / "d" / name)
+    if limit == "bytes":
+        os.unlink(tmp_path / "d" / "n")
+        os.symlink("t" * 227, tmp_path / "d" / "n")
+    entry_bytes = 25 + 1 + 100
+    limits = {"directory_bytes": 7 + 3 * entry_bytes} if limit == "bytes" else {"directory_entries": 3}
+    reading = Capture(KnownTrees(objects), before, 2, CaptureLimits(**limits))
+    captured = reading.read_overlay(upper, PREFIX) if layout == "overlay" else reading.read_copy(upper, {})
+    kept, left_out = ([b"a", b"m", b"z"], [b"b", b"n"]) if limit == "bytes" else ([b"a", b"m", b"n"], [b"b", b"z"])
+    assert sorted(contents(objects, captured.tree)) == [b"d", *(b"d/" + name for name in kept)]
+    assert [item.path for item in captured.left_out] == [b"d/" + name for name in left_out]
+    assert captured.hit == ("inodes",)
+
+
+def test_known_trees_are_bounded_by_bytes_too() -> None:
+    class Counting(MemoryObjects):
+        read = 0
+
+        def get(self, kind: Kind, object_id: bytes) -> bytes:
+            self.read += 1
+            return super().get(kind, object_id)
+
+    objects = Counting()
+    names = [put_tree(objects, [Entry(b"%d" % n, EntryKind.SYMLINK, b"t" * 4000, 4000, 1)]) for n in range(3)]
+    known = KnownTrees(objects, bytes_max=10_000)
+    for tree in (names[0], names[1], names[0], names[1]):
+        known.entries(tree)
+    assert objects.read == 2
+    known.entries(names[2])
+    known.entries(names[0])
+    assert objects.read == 4
+
+
 def test_a_character_device_in_a_copy_is_no_whiteout(tmp_path: Path, upper: int) -> None:
     if os.geteuid() != 0:
         pytest.skip("devices need root")

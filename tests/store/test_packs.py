@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import ObjectMissing, StoreUnusable
+from store.errors import ObjectMissing, ObjectTooLong, StoreUnusable
 from store.faulty import FaultyFiles
 from store.files import Files, open_directory
 from store.ids import Kind, blob_id, object_id
 from store.interfaces import Objects
 from store.large import LARGE_BYTES
 from store.packs import PENDING_BYTES_MAX, PackObjects
-from store.records import PACK_HEADER, PACK_MAGIC, RECORD
+from store.records import OBJECT_BYTES_MAX, PACK_HEADER, PACK_MAGIC, RECORD
 from store.testing import ObjectsContract
 from tests.store.live import as_user
 from tests.store.workbench import filled
@@ -146,6 +146,22 @@ def test_what_is_stored_can_be_listed_while_more_is(tmp_path: Path, opened: list
     assert after in pack.records
     names, items, keys, values = map(list, lists)
     assert set(names) == set(keys) == {name for name, _ in items} == {record.name for record in values} == before
+
+
+@pytest.mark.parametrize("kind", [Kind.TREE, Kind.SNAPSHOT, Kind.MOVE])
+def test_what_could_not_be_read_again_is_not_put(tmp_path: Path, opened: list[PackObjects], kind: Kind) -> None:
+    store = PackObjects(tmp_path, Files())
+    opened.append(store)
+    with pytest.raises(ObjectTooLong, match=f"a {kind.word} of {OBJECT_BYTES_MAX + 1} bytes is too long"):
+        store.put(kind, bytes(OBJECT_BYTES_MAX + 1))
+    name = store.put(kind, bytes(OBJECT_BYTES_MAX))
+    store.sync()
+    assert list(store) == [(kind, name)]
+    assert len(store.get(kind, name)) == OBJECT_BYTES_MAX
+    store.close()
+    again = PackObjects(tmp_path, Files())
+    opened.append(again)
+    assert list(again) == [(kind, name)]
 
 
 def performed(root: Path, *contents: bytes, seal_bytes: int = 1 << 20) -> list[str]:

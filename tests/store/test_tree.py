@@ -138,6 +138,29 @@ def test_too_many_entries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         trees.encode([file(b"%d" % number) for number in range(4)])
 
 
+def test_a_tree_of_long_links_is_refused_before_it_is_too_long_to_be_read() -> None:
+    target = b"t" * trees.TARGET_BYTES_MAX
+    links = [Entry(b"%06d" % number, EntryKind.SYMLINK, target, len(target), 2**64 - 1) for number in range(16_500)]
+    fitting = (trees.TREE_BYTES_MAX - trees.bytes_max(())) // trees.entry_bytes_max(links[0])
+    assert fitting < len(links)
+    data = trees.encode(links[:fitting])
+    assert 0.99 * trees.TREE_BYTES_MAX < len(data) <= trees.TREE_BYTES_MAX
+    assert len(trees.decode(data)) == fitting
+    with pytest.raises(DecodeError, match="links take more than"):
+        trees.encode(links[: fitting + 1])
+    with pytest.raises(DecodeError, match="longer than"):
+        trees.decode(bytes(trees.TREE_BYTES_MAX + 1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 66_000])
+@pytest.mark.parametrize("target_bytes", [1, 31, 32, 256])
+@pytest.mark.parametrize("changed", [0, 2**64 - 1])
+def test_no_tree_takes_more_than_is_said(count: int, target_bytes: int, changed: int) -> None:
+    target = b"t" * target_bytes
+    tree = [Entry(b"%d" % number, EntryKind.SYMLINK, target, target_bytes, changed) for number in range(count)]
+    assert len(trees.encode(tree)) <= trees.bytes_max(tree)
+
+
 def test_the_step_is_part_of_the_name_but_not_of_the_content() -> None:
     early, late = file(b"a", 1), file(b"a", 2)
     assert trees.encode([early]) != trees.encode([late])
