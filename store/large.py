@@ -38,6 +38,8 @@ class LargeBlobs:
         self._named: set[bytes] = set()
         """Those whose names are known to be durable."""
         self._fans_named: set[int] = set()
+        self._damaged: set[bytes] = set()
+        """Those whose bytes were found to be others: they are written again when they are put again."""
         self._cannot_share: set[int] = set()
         """Devices whose files cannot be cloned into this folder."""
 
@@ -82,7 +84,7 @@ class LargeBlobs:
             os.close(source)
         # What was written, not what was read: its pages are also those that are wanted next.
         if _hash_file(descriptor, size_bytes) != name:
-            raise _damaged(name)
+            raise self._found_damaged(name)
         return True
 
     def read(self, name: bytes) -> bytes | None:
@@ -93,12 +95,12 @@ class LargeBlobs:
         try:
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes > _UNCHECKED_BYTES_MAX and _hash_file(descriptor, size_bytes) != name:
-                raise _damaged(name)
+                raise self._found_damaged(name)
             data = read_exactly(descriptor, size_bytes, 0)
         finally:
             os.close(descriptor)
         if object_id(Kind.BLOB, data) != name:
-            raise _damaged(name)
+            raise self._found_damaged(name)
         return data
 
     def verify(self, name: bytes) -> None:
@@ -107,7 +109,7 @@ class LargeBlobs:
         if descriptor is not None:
             try:
                 if _hash_file(descriptor, os.fstat(descriptor).st_size) != name:
-                    raise _damaged(name)
+                    raise self._found_damaged(name)
             finally:
                 os.close(descriptor)
 
@@ -168,10 +170,10 @@ class LargeBlobs:
         return None
 
     def _stays(self, name: bytes) -> bool:
-        """Whether the blob is there and not condemned: then it need not be written again. Raises Stranger."""
+        """Whether the blob is there, not condemned and not known to be damaged: then it need not be written again. Raises Stranger."""
         path = self._path(name)
         refuse_other_than_file(path, _place(path))
-        return is_file(path)
+        return name not in self._damaged and is_file(path)
 
     def _move(self, names: Collection[bytes], source: Callable[[bytes], Path], target: Callable[[bytes], Path]) -> None:
         """Rename blobs. Folders are durable before anything is in them; whether a rename is does not matter."""
@@ -211,7 +213,24 @@ class LargeBlobs:
         path = self._path(name)
         self._files.ensure_directory(str(path.parent))
         self._files.sync(descriptor)
-        self._files.link(descriptor, str(path))
+        if name in self._damaged:
+            self._replace(descriptor, name)
+        else:
+            self._files.link(descriptor, str(path))
+
+    def _replace(self, descriptor: int, name: bytes) -> None:
+        """Put a whole file in a damaged one's place. In one act: another process may have done so before, and relied on it."""
+        path = self._path(name)
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        with self._lock:
+            self._files.link(descriptor, str(new))
+            self._files.rename(str(new), str(path), source_directory=None, target_directory=None)
+            self._named.discard(name)
+            self._damaged.discard(name)
+
+    def _found_damaged(self, name: bytes) -> ObjectDamaged:
+        self._damaged.add(name)
+        return ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
 
     def _make_name_durable(self, name: bytes, epoch: int) -> None:
         """Also for names that were there: another process, or we before a failure, may not have synced the directory."""
@@ -248,10 +267,6 @@ def _names(folder: Path) -> Iterator[bytes]:
             for file in fan.iterdir() if is_directory(fan) else ():
                 if _NAME.match(fan.name + file.name):  # what else lies there is not ours
                     yield bytes.fromhex(fan.name + file.name)
-
-
-def _damaged(name: bytes) -> ObjectDamaged:
-    return ObjectDamaged("blob", name.hex(), "its bytes do not match its name")
 
 
 def _hash_file(descriptor: int, size_bytes: int) -> bytes:

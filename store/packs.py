@@ -6,7 +6,7 @@ of the payload, so a torn tail is recognised and cut when its pack is next taken
 and nobody cuts what a whole record follows: that is damage, not a torn tail, and what lies beyond it is read on.
 
 A deduplication hit counts only where the bytes are known to be durable after our next sync, and to stay: in our own pack or a
-sealed one that gc has not condemned. Else the object is written again.
+sealed one that gc has not condemned. Else the object is written again; so is one of which no whole copy was found.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class PackObjects:
         self._state = threading.Condition()
         self._pending: dict[Name, bytes] = {}
         self._pending_bytes = 0
+        self._damaged: set[Name] = set()
+        """Of which no whole copy was found, though packs list them."""
         self._put_count = self._synced_count = 0
         self._syncing = False
         self._epoch = 0
@@ -78,7 +80,8 @@ class PackObjects:
         if self._pending_bytes >= PENDING_BYTES_MAX:
             self.sync()
         with self._state:
-            if not (name in self._pending or self._holds(name) or self.folder.durable(name)):
+            stays = name not in self._damaged and (self._holds(name) or self.folder.durable(name))
+            if name not in self._pending and not stays:
                 self._pending[name] = bytes(data)
                 self._pending_bytes += RECORD.size + len(data)
                 self._put_count += 1
@@ -113,6 +116,7 @@ class PackObjects:
             self.folder.refresh()
             data = self._read_somewhere(name)
             if data is None and damaged and self._places(name):
+                self._damaged.add(name)
                 raise ObjectDamaged(kind.word, object_id.hex(), "its bytes do not match its name")
         if data is None:
             raise ObjectMissing(kind.word, object_id.hex())
@@ -139,6 +143,7 @@ class PackObjects:
                     for name, data in batch.items():
                         del self._pending[name]
                         self._pending_bytes -= RECORD.size + len(data)
+                    self._damaged.difference_update(batch)
                     self._synced_count = reached
                 self._state.notify_all()
 
@@ -315,10 +320,13 @@ class PackObjects:
         return None
 
     def _take_over_abandoned(self) -> None:
+        damaged: list[PackWriter] = []
         for path in self.folder.open_paths():
             writer = PackWriter.take_over(path, self.folder, self._files)
             if writer is None:
                 continue
+            if writer.damages:
+                damaged.append(writer)
             if not writer.compacted:
                 self.taken_over.append(writer)
             if self._own is None and writer.end < self.seal_bytes and not writer.compacted and not writer.damages:
@@ -328,6 +336,8 @@ class PackObjects:
             else:
                 self._finish(writer)
         self.folder.refresh()
+        for writer in damaged:
+            self._damaged.update(name for name in writer.records if self._read_somewhere(name) is None)
 
 
 def _read(name: Name, place: Place) -> bytes | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import pytest
 
 from store.errors import ObjectDamaged, ObjectMissing
+from store.faulty import FaultyFiles
 from store.files import Files
 from store.ids import BlobId, Kind, blob_id, object_id
 from store.large import LARGE_BYTES
@@ -153,4 +155,95 @@ def test_a_program_cannot_plant_records(tmp_path: Path, suffix: str, knows_marke
     store = PackObjects(tmp_path, Files())
     assert [store.get(Kind.BLOB, names[0]), store.get(Kind.BLOB, names[2])] == [b"first", b"last"]
     assert (planted in set(store)) == knows_marker
+    store.close()
+
+
+def flipped(path: Path, content: bytes) -> None:
+    """Flip a bit of `content` in a file."""
+    data = bytearray(path.read_bytes())
+    data[data.index(content[:32]) + 7] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+def test_an_object_that_was_found_damaged_is_written_again_when_it_is_put_again(tmp_path: Path, suffix: str) -> None:
+    content, other = os.urandom(64), os.urandom(64)
+    seal_bytes = 1 << 20 if suffix == ".open" else 10
+    store = PackObjects(tmp_path, Files(), seal_bytes=seal_bytes)
+    name = store.put(Kind.BLOB, content)
+    store.sync()
+    store.put(Kind.BLOB, other)
+    store.sync()
+    flipped(tmp_path / "packs" / f"00000001{suffix}", content)
+    with pytest.raises(ObjectDamaged):
+        store.get(Kind.BLOB, name)
+    assert store.put(Kind.BLOB, content) == name
+    store.sync()
+    assert store.get(Kind.BLOB, name) == content
+    packs_bytes = sum(path.stat().st_size for path in (tmp_path / "packs").glob("*[!x]"))
+    store.put(Kind.BLOB, content)
+    store.sync()
+    assert sum(path.stat().st_size for path in (tmp_path / "packs").glob("*[!x]")) == packs_bytes
+    store.close()
+    again = PackObjects(tmp_path, Files())
+    assert again.get(Kind.BLOB, name) == content
+    again.close()
+
+
+def test_an_object_that_is_damaged_in_a_pack_taken_over_is_written_again_when_it_is_put(tmp_path: Path) -> None:
+    content, other = os.urandom(64), os.urandom(64)
+    names = filled(tmp_path, content, other)
+    flipped(tmp_path / "packs" / "00000001.open", content)
+    store = PackObjects(tmp_path, Files())
+    store.put(Kind.BLOB, content)
+    store.put(Kind.BLOB, other)
+    store.sync()
+    assert [store.get(Kind.BLOB, name) for name in names] == [content, other]
+    assert (tmp_path / "packs" / "00000002.open").stat().st_size == PACK_HEADER.size + RECORD.size + len(content)
+    store.close()
+
+
+def written_out(store: PackObjects, name: bytes) -> None:
+    with TemporaryFile() as file:
+        store.write_file(BlobId(name), file.fileno())
+
+
+@pytest.mark.parametrize(
+    "read", [written_out, lambda store, name: store.get(Kind.BLOB, name), lambda store, name: store.large.verify(name)]
+)
+def test_a_large_blob_that_was_found_damaged_is_written_again_when_it_is_put_again(
+    tmp_path: Path, read: Callable[[PackObjects, bytes], object]
+) -> None:
+    content = os.urandom(LARGE_BYTES)
+    store = PackObjects(tmp_path, Files())
+    name = store.put(Kind.BLOB, content)
+    path = store.large.path(name)
+    flipped(path, content)
+    with pytest.raises(ObjectDamaged):
+        read(store, name)
+    with TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        assert store.put_file(file.fileno(), len(content)) == name
+    assert store.get(Kind.BLOB, name) == path.read_bytes() == content
+    assert os.listdir(path.parent) == [path.name]
+    inode = path.stat().st_ino
+    store.put(Kind.BLOB, content)
+    assert path.stat().st_ino == inode
+    store.close()
+
+
+def test_a_name_that_is_given_to_a_whole_file_again_is_made_durable_again(tmp_path: Path) -> None:
+    content = os.urandom(LARGE_BYTES)
+    files = FaultyFiles()
+    store = PackObjects(tmp_path, files)
+    name = store.put(Kind.BLOB, content)
+    flipped(store.large.path(name), content)
+    with pytest.raises(ObjectDamaged):
+        store.get(Kind.BLOB, name)
+    files.performed.clear()
+    store.put(Kind.BLOB, content)
+    changes = [operation for operation in files.performed if operation not in ("open", "make_directory")]
+    assert changes == ["unnamed", "write", "sync", "link", "rename", "sync_directory"]
     store.close()
