@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from psf import runtimes
 from psf.api import server
 from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
+from psf.descriptors import raise_descriptor_limit
 from psf.errors import CannotListen
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
@@ -35,7 +35,6 @@ from store.workspace import IdleLimits, WorkspaceSettings
 
 _log = logging.getLogger("psf")
 STOP_PATIENCE_S = 30.0
-DESCRIPTORS_WANTED = 65536
 
 
 @asynccontextmanager
@@ -76,7 +75,7 @@ async def _listen(site: web.TCPSite, settings: Settings) -> None:
 @asynccontextmanager
 async def build(settings: Settings) -> AsyncIterator[web.Application]:
     """The application with everything it stands on, and the sweeper beside it."""
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     profile = profiles.build(
         interpreter=settings.interpreter, uid=settings.sandbox_uid, read_only_paths=settings.read_only_paths
     )
@@ -185,10 +184,3 @@ def _check_store_is_hidden(store: Path, profile: Profile) -> None:
             raise SandboxUnavailable(
                 f"the store {store} and {folder}, which programs can read, overlap; choose another folder"
             )
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from psf import config, progress, store_reports
+from psf.descriptors import raise_descriptor_limit
 from psf.errors import PsfError
 from psf.references import resolve, resolve_session
 from psf.sweeper import describe, patience
@@ -84,6 +85,7 @@ def stats(parsed: argparse.Namespace) -> int:
 def check(parsed: argparse.Namespace) -> int:
     with progress.shown(not parsed.json) as told:
         if parsed.repair:
+            raise_descriptor_limit()
             mended = LocalStore.mend(_root(parsed), progress=told)
             report, done = mended.report, mended.done
         else:
@@ -230,6 +232,7 @@ def opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalS
     root = _root(parsed)
     if not make and not root.is_dir():
         raise NotThere(f"there is no store at {root}; --store names another folder")
+    raise_descriptor_limit()
     store = LocalStore(root)
     try:
         yield store

@@ -74,6 +74,22 @@ def heads(root: Path) -> Heads:
     return made
 
 
+@pytest.mark.parametrize(
+    "command", [["ls"], ["stats"], ["check", "--fast"], ["gc", "--dry-run"], ["check", "--repair"]], ids=" ".join
+)
+def test_a_store_of_more_packs_than_files_may_be_open_at_first_is_read(root: Path, command: list[str]) -> None:
+    store = LocalStore(root, seal_bytes=100)
+    for number in range(100):
+        store.objects.put(Kind.BLOB, b"%d" % number * 100)
+        store.objects.sync()
+    store.close()
+    assert len(list((root / "packs").glob("*.pack"))) > 90
+    few = ["sh", "-c", 'ulimit -S -n 80 && exec "$@"', "sh"]
+    psf_store = [sys.executable, "-m", "psf.cli", "store", *command, "--store", str(root)]
+    done = subprocess.run([*few, *psf_store], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_sessions_and_pins_are_listed(root: Path, heads: Heads) -> None:
     told("store", "pin", f"{SESSION}@2", "base", store=root)
     listed = asked("store", "ls", store=root)
