@@ -10,7 +10,7 @@ from pathlib import Path
 from store.files import Files
 from store.ids import Kind
 from store.layout import open_file
-from store.pack_folder import INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
+from store.pack_folder import CONDEMNED, INDEX, OPEN, SEALED, PackFile, PackFolder, is_named, lock, number_of, open_pack
 from store.records import (
     PACK_HEADER,
     Name,
@@ -30,10 +30,13 @@ Stored = tuple[Name, int, bytes]
 
 
 class PackWriter:
-    """One open pack of ours. Used by one thread at a time."""
+    """One open pack of ours. Used by one thread at a time.
 
-    def __init__(self, path: Path, file: PackFile, folder: PackFolder, files: Files) -> None:
-        self.path, self.file, self.end = path, file, PACK_HEADER.size
+    What is appended is durable when that returns; before the pack has a name, when it gets one.
+    """
+
+    def __init__(self, file: PackFile, folder: PackFolder, files: Files, path: Path | None = None) -> None:
+        self.file, self.end = file, PACK_HEADER.size
         self.records = RecordsByName()
         self.usable = True
         """False after a failed sync: the kernel may have dropped its pages, so nobody may rely on the file any more."""
@@ -41,8 +44,12 @@ class PackWriter:
         """Where it was found damaged: then its end is not sure, so nothing may be appended."""
         self.holds_moves = False
         """Then it may be sealed only when the heads that it tells of are durable themselves (store.journal)."""
-        self._folder, self._files = folder, files
-        self._unsynced = False
+        self._path, self._folder, self._files = path, folder, files
+
+    @property
+    def path(self) -> Path:
+        assert self._path is not None, "it has a name"
+        return self._path
 
     @property
     def number(self) -> int:
@@ -54,32 +61,58 @@ class PackWriter:
         return self.file.compacted
 
     @classmethod
-    def create(cls, folder: PackFolder, files: Files, *, compacted: bool = False) -> PackWriter:
+    def create(cls, folder: PackFolder, files: Files) -> PackWriter:
         """A new, empty pack with a durable name."""
-        header = PackHeader(compacted, folder.marker)
-        number = 1 + max(folder.numbers(), default=0)
-        while (writer := cls._try_create(folder, files, number, header)) is None:
-            number += 1
+        writer = cls.unnamed(folder, files, compacted=False)
+        writer.give_name()
         return writer
 
     @classmethod
-    def _try_create(cls, folder: PackFolder, files: Files, number: int, header: PackHeader) -> PackWriter | None:
-        path = folder.path / f"{number:08d}{OPEN}"
-        # Locked before it has a name, so that no other process can take it for an abandoned one.
+    def unnamed(cls, folder: PackFolder, files: Files, *, compacted: bool) -> PackWriter:
+        """A new, empty pack that goes away with us as long as it has no name."""
+        header = PackHeader(compacted, folder.marker)
         file = PackFile(files.unnamed(str(folder.path), PACK_MODE), header.marker)
+        # Locked before it has a name, so that no other process can take it for an abandoned one.
         lock(file.descriptor)
         files.append(file.descriptor, [encode_pack_header(header)])
-        files.sync(file.descriptor)
-        folder.claim(number)
+        return cls(file, folder, files)
+
+    def give_name(self) -> None:
+        """Make what is in the pack durable, and then its name, with a number that no pack has. Raises OSError; then it is lost."""
+        self._sync()
+        refused: list[Path] = []
+        number = 1 + max(self._folder.numbers(), default=0)
         try:
-            if not _give_name(file.descriptor, path, files, folder):
-                folder.disclaim(number)
-                return None
-            files.sync_directory(str(folder.path))
-        except BaseException:
-            folder.disclaim(number)  # whoever takes it over may append to it
-            raise
-        return cls(path, file, folder, files)
+            while not self._try_name(self._folder.path / f"{number:08d}{OPEN}", refused):
+                number += 1
+        finally:
+            for (
+                path
+            ) in refused:  # not before there is another: a file that had a name and has none never gets one again
+                self._files.unlink(str(path))
+
+    def _try_name(self, path: Path, refused: list[Path]) -> bool:
+        """Call the pack so, unless another process has a pack of that number, also one that it renames meanwhile."""
+        number = number_of(path)
+        self._folder.claim(number)
+        try:
+            if number in self._folder.numbers() or not self._link(path, refused):
+                return False
+            self._files.sync_directory(str(self._folder.path))
+            self._path = path
+            return True
+        finally:
+            if self._path is None:
+                self._folder.disclaim(number)  # whoever takes it over may append to it
+
+    def _link(self, path: Path, refused: list[Path]) -> bool:
+        self._files.link(self.file.descriptor, str(path))
+        if not is_named(self.file.descriptor, path):
+            return False
+        if any(path.with_suffix(suffix).exists() for suffix in (SEALED, CONDEMNED)):
+            refused.append(path)
+            return False
+        return True
 
     @classmethod
     def take_over(cls, path: Path, folder: PackFolder, files: Files) -> PackWriter | None:
@@ -95,7 +128,7 @@ class PackWriter:
         if not lock(file.descriptor) or not is_named(file.descriptor, path):
             return None
         folder.claim(number_of(path))
-        writer = cls(path, file, folder, files)
+        writer = cls(file, folder, files, path)
         try:
             # Its sealing may have been undone by a power cut: what is appended now would not be in the index.
             if path.with_suffix(INDEX).exists():
@@ -111,7 +144,7 @@ class PackWriter:
             raise
         return writer
 
-    def append(self, items: Iterable[Stored], *, sync: bool = True) -> None:
+    def append(self, items: Iterable[Stored]) -> None:
         """Append records in one write and make them durable in one sync, or leave the pack as it was. Raises OSError."""
         buffers: list[bytes] = []
         records: dict[Name, Record] = {}
@@ -129,9 +162,8 @@ class PackWriter:
             os.lseek(self.file.descriptor, self.end, os.SEEK_SET)
             self.usable = True
             raise
-        if sync:
+        if self._path is not None:
             self._sync()
-        self._unsynced = not sync
         self._add(records)
         self.end, self.usable = offset, True
 
@@ -147,9 +179,8 @@ class PackWriter:
 
         The name is not synced: where the old one comes back after a crash, the pack is taken over and sealed again.
         """
-        if self._unsynced:
-            self._sync()
-            self._unsynced = False
+        if self._path is None:
+            self.give_name()
         sealed = self.path.with_suffix(SEALED)
         if self.path.exists():
             self._files.rename(str(self.path), str(sealed), source_directory=None, target_directory=None)
@@ -171,7 +202,10 @@ class PackWriter:
 
 
 class PackCopy:
-    """Compressed packs, filled one after the other with what others hold."""
+    """Compressed packs, filled one after the other with what others hold.
+
+    One that is being filled has no name: nobody takes over what may not be durable, and of a copy that fails nothing is left.
+    """
 
     def __init__(self, folder: PackFolder, files: Files, seal_bytes: int) -> None:
         self._folder, self._files, self._seal_bytes = folder, files, seal_bytes
@@ -180,8 +214,8 @@ class PackCopy:
     def append(self, batch: list[Stored]) -> None:
         """Durable, and seen by others as sealed, after `seal`."""
         if self._writer is None:
-            self._writer = PackWriter.create(self._folder, self._files, compacted=True)
-        self._writer.append(batch, sync=False)
+            self._writer = PackWriter.unnamed(self._folder, self._files, compacted=True)
+        self._writer.append(batch)
         if self._writer.end >= self._seal_bytes:
             self.seal()
 
@@ -190,20 +224,7 @@ class PackCopy:
         return self._writer is not None and name in self._writer.records
 
     def seal(self) -> None:
-        if self._writer is not None:
-            self._writer.seal()
-            self._writer = None
-
-
-def _give_name(descriptor: int, path: Path, files: Files, folder: PackFolder) -> bool:
-    """Call our pack so, unless another process has a pack of that number, also one that it renames meanwhile."""
-    number = number_of(path)
-    if number in folder.numbers():
-        return False
-    files.link(descriptor, str(path))
-    ours = is_named(descriptor, path)
-    if ours and not any(path.with_suffix(suffix).exists() for suffix in (SEALED, ".condemned")):
-        return True
-    if ours:
-        files.unlink(str(path))
-    return False
+        """Raises OSError; then what was not sealed is to be copied again."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.seal()

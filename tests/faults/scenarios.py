@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,30 @@ def swept_beside_a_slow_step(scene: Scene) -> None:
     scene.close(store)
 
 
+def a_sync_failed_in_a_sweep(scene: Scene) -> None:
+    """A disk that says once that what was copied is not durable. The next process sweeps again."""
+    store = scene.open()
+    scene.create(store, "a", "b")
+    for _ in range(6):
+        scene.commit(store, "a", scene.generator.randbytes(300))
+        scene.commit(store, "b", scene.generator.randbytes(300))
+    scene.log.note(Dropped("a"))
+    store.heads.drop_unused_since(5000.0, is_running=lambda name: name == "b")
+
+    def strike(stage: str, done: int, total: int) -> None:
+        if stage == "copying" and done == total:
+            scene.files.accident = "failed sync"
+
+    with contextlib.suppress(OSError):
+        store.sweep(dry=False, pause=lambda: False, progress=strike)
+    assert scene.files.accident is None, "it struck"
+    scene.close(store)
+    store = scene.open()
+    store.sweep(dry=False, pause=lambda: False)
+    scene.moment()
+    scene.close(store)
+
+
 def mended(scene: Scene) -> None:
     """Something is lost or damaged, but nothing that is needed and cannot be made again."""
     store = scene.open()
@@ -269,6 +294,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     sessions_are_dropped,
     swept,
     swept_beside_a_slow_step,
+    a_sync_failed_in_a_sweep,
     mended,
     objects_alone,
 )

@@ -357,6 +357,31 @@ def test_nothing_is_removed_while_something_live_is_missing(store: LocalStore) -
     assert sorted(os.listdir(store.root / "packs")) == before
 
 
+def damage(path: Path, content: bytes) -> None:
+    """Change a byte of what a file holds."""
+    data = bytearray(path.read_bytes())
+    data[data.index(content)] ^= 1
+    path.write_bytes(data)
+
+
+def test_nothing_is_removed_when_what_must_be_copied_is_damaged_and_nothing_is_left_of_the_copy(
+    store: LocalStore,
+) -> None:
+    kept = fill(store, "kept", 20)
+    store.objects.seal()
+    packs = sorted((store.root / "packs").glob("*.pack"))
+    (last,) = [files[b"small"] for files in kept.values() if files[b"small"] in packs[-2].read_bytes()][-1:]
+    damage(packs[-2], last)
+    before = sorted((path.stem, path.stat().st_size) for path in (store.root / "packs").iterdir())
+    store.objects.seal_bytes = 1 << 20  # so that one pack of the sweep's takes all
+    for _ in range(2):
+        with pytest.raises(GcRefused, match=f"blob {blob_id(last).hex()} is damaged"):
+            sweep(store)
+        assert sorted((path.stem, path.stat().st_size) for path in (store.root / "packs").iterdir()) == before
+    report, _ = store.check(full=True)
+    assert len(report.damaged) == 1
+
+
 def test_nothing_is_removed_with_a_database_older_than_the_packs(
     tmp_path: Path, open_store: Callable[[], LocalStore]
 ) -> None:
