@@ -251,7 +251,7 @@ class Sweep:
         copy.seal()
         # The highest number must stay, since no number may be used twice.
         if condemned and condemned[-1].number == max(folder.numbers()):
-            self._objects.open_pack()
+            self._objects.open_highest_pack()
         for pack in condemned:
             self._files.unlink(str(pack.path))
             self._files.unlink(str(pack.path.with_suffix(INDEX)))

@@ -239,10 +239,16 @@ class PackObjects:
                 if (data := self._pending.pop(name, None)) is not None:
                     self._pending_bytes -= RECORD.size + len(data)
 
-    def open_pack(self) -> None:
-        """Have a pack to append to, also when there is nothing to append."""
+    def open_highest_pack(self) -> None:
+        """Have a pack to append to, also when there is nothing to append, with a number above those of all packs that are there."""
         with self._alone():
+            own = self._own
+            if own is not None and own.usable and own.number < max(self.folder.numbers()):
+                self._finish(own)
+                self._own = None
             self._open_own()
+        if self._full:
+            self.settle()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -326,6 +326,48 @@ def test_numbers_of_packs_are_never_used_again(store: LocalStore, open_store: Ca
     assert_whole(store)
 
 
+def test_nor_is_the_highest_number_when_the_pack_being_written_has_a_lower_one(
+    open_store: Callable[[], LocalStore],
+) -> None:
+    """Else somebody with an old view relies on what lay in the pack that had the number before."""
+    one, two = open_store(), open_store()
+    kept, gone = fill(one, "kept", 1), fill(two, "gone", 4)
+    one.close()
+    two.close()
+    server = open_store()  # goes on with the first pack, seals the second
+    other = open_store()
+    drop(server, "kept")
+    assert sweep(server).packs
+    assert 2 not in server.objects.folder.numbers()
+    third = open_store()
+    late = fill(third, "late", 12)
+    assert 2 not in third.objects.folder.numbers()
+    begin(other, "other")
+    again = {step(other, "other", files): files for files in gone.values()}
+    for store in (server, other, third):
+        assert_whole(store, kept, late, again)
+    assert_whole(open_store(), kept, late, again)
+
+
+def test_the_highest_number_outlasts_its_pack_also_when_none_is_being_written(
+    store: LocalStore, open_store: Callable[[], LocalStore]
+) -> None:
+    kept = fill(store, "kept", 9)
+    store.objects.seal()
+    sweep(store)
+    fill(store, "gone", 3)
+    drop(store, "kept")
+    store.objects.seal()
+    last = 0
+    while sweep(store).packs:
+        last = max(last, *store.objects.folder.numbers())
+    store.close()
+    store = open_store()
+    begin(store, "new")
+    assert max(store.objects.folder.numbers()) >= last
+    assert_whole(store, kept)
+
+
 # -- refusing -------------------------------------------------------------------------------------------------------------
 
 
