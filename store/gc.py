@@ -29,17 +29,17 @@ import msgspec
 
 from store import files as files_module
 from store import journalled
-from store.errors import StoreError
-from store.files import Files, read_exactly
+from store.errors import ObjectDamaged, ObjectMissing, StoreError
+from store.files import Files
 from store.ids import Kind
 from store.interfaces import Epochs
 from store.journalled import FollowingHeads
 from store.leases import FileLeases
-from store.pack_folder import CONDEMNED, INDEX, SealedPack
+from store.pack_folder import CONDEMNED, INDEX, Place, SealedPack
 from store.pack_writer import PackCopy, Stored
-from store.packs import PackObjects
+from store.packs import PackObjects, read_record
 from store.reachable import is_implied, mark
-from store.records import RECORD, Name, compress, restore
+from store.records import RECORD, Name, compress
 from store.snapshot import EMPTY_SNAPSHOT_ID
 
 GARBAGE_SHARE = 0.5
@@ -258,18 +258,16 @@ class Sweep:
         folder.refresh()
 
     def _live_records(self, pack: SealedPack, copy: PackCopy) -> Iterator[list[Stored]]:
-        """What is live in a condemned pack and in no other, in batches. Raises GcRefused for a damaged record."""
+        """What is live in a condemned pack and whole in none that stays, in batches. Raises GcRefused for what is whole nowhere."""
         batch: list[Stored] = []
         size = 0
         places = sorted((offset, length, name) for name, offset, length in pack.index if name in self._live)
         for offset, length, name in places:
-            if self._objects.folder.durable(name) or copy.holds(name):
+            if copy.holds(name) or self._stays(name):
                 continue
-            record = read_exactly(pack.file.descriptor, RECORD.size + length, offset - RECORD.size)
-            flags = RECORD.unpack_from(record)[2]
-            data = restore(name, flags, record[RECORD.size :])
+            data = read_record(name, Place(pack.file, offset, length))
             if data is None:
-                raise GcRefused(f"{name[0].word} {name[1].hex()} is damaged")
+                data = self._read_elsewhere(name)
             batch.append((name, *compress(data)))
             size += len(data)
             if size >= BATCH_BYTES:
@@ -277,6 +275,21 @@ class Sweep:
                 batch, size = [], 0
         if batch:
             yield batch
+
+    def _stays(self, name: Name) -> bool:
+        """Whether a pack that stays has the object whole. Indexes alone do not say so: what they name may be damaged."""
+        folder = self._objects.folder
+        if not folder.durable(name):
+            return False
+        places = (pack.find(name) for pack in folder.sealed() if not pack.condemned)
+        return any(place is not None and read_record(name, place) is not None for place in places)
+
+    def _read_elsewhere(self, name: Name) -> bytes:
+        """What is damaged in a condemned pack, from wherever else it is whole."""
+        try:
+            return self._objects.get(*name)
+        except (ObjectDamaged, ObjectMissing):
+            raise GcRefused(f"{name[0].word} {name[1].hex()} is damaged") from None
 
     def _drop_large(self) -> tuple[int, list[bytes]]:
         large = self._objects.large

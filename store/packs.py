@@ -320,7 +320,7 @@ class PackObjects:
     def _read_somewhere(self, name: Name) -> bytes | None:
         """The object from whichever of its places has it whole; None when none has."""
         for place in self._places(name):
-            data = _read(name, place)
+            data = read_record(name, place)
             if data is not None:
                 return data
         return None
@@ -346,7 +346,8 @@ class PackObjects:
             self._damaged.update(name for name in writer.records if self._read_somewhere(name) is None)
 
 
-def _read(name: Name, place: Place) -> bytes | None:
+def read_record(name: Name, place: Place) -> bytes | None:
+    """The object that a record holds; None when it is not a whole record of this object."""
     record = read_exactly(place.file.descriptor, RECORD.size + place.length, place.offset - RECORD.size)
     if len(record) < RECORD.size:
         return None

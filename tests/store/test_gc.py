@@ -424,6 +424,39 @@ def test_nothing_is_removed_when_what_must_be_copied_is_damaged_and_nothing_is_l
     assert len(report.damaged) == 1
 
 
+def test_nothing_is_removed_when_what_must_be_copied_was_cut_off(store: LocalStore) -> None:
+    begin(store, "a")
+    data = os.urandom(500)
+    store.objects.put(Kind.BLOB, data)
+    store.objects.seal()
+    step(store, "a", {b"f": data})
+    (pack,) = (store.root / "packs").glob("*.pack")
+    os.truncate(pack, pack.stat().st_size - len(data) - 10)
+    with pytest.raises(GcRefused, match=f"blob {blob_id(data).hex()} is damaged"):
+        sweep(store)
+
+
+@pytest.mark.parametrize("damaged_stays", [True, False])
+def test_of_two_copies_the_whole_one_is_kept(open_store: Callable[[], LocalStore], damaged_stays: bool) -> None:
+    """An index says where an object lies, not that it is whole there."""
+    one, two = open_store(), open_store()
+    for store in (one, two):
+        store.objects.seal_bytes = 1 << 20
+    files = {b"f%d" % number: os.urandom(5000) for number in range(4)}
+    begin(one, "a")
+    begin(two, "b")
+    # Neither counts on what is in the other's pack, which may be cut.
+    kept = {step(one, "a", files): files, step(two, "b", files): files}
+    one.objects.seal()
+    if damaged_stays:
+        sweep(one)  # now it is compressed: nothing more is done with it
+    damage(next((one.root / "packs").glob("*.pack")), files[b"f2"])
+    two.objects.seal()
+    assert sweep(one).packs
+    for store in (one, two, open_store()):
+        assert {snapshot: files_of(store, snapshot) for snapshot in kept} == kept
+
+
 def test_nothing_is_removed_with_a_database_older_than_the_packs(
     tmp_path: Path, open_store: Callable[[], LocalStore]
 ) -> None:
