@@ -28,7 +28,7 @@ from typing import Protocol
 import msgspec
 
 from store import files as files_module
-from store import journalled
+from store import journalled, moves
 from store.errors import ObjectDamaged, ObjectMissing, StoreError
 from store.files import Files
 from store.ids import Kind
@@ -178,7 +178,29 @@ class Sweep:
         if behind:
             session = behind[0].session.session_id
             raise GcRefused(f"the heads database is older than the packs: of {len(behind)} sessions, one is {session}")
+        lost = {name for name in set(self._objects) if name[0] is Kind.MOVE} - records.keys()
+        lost -= self._objects.unfollowed({})
+        if lost:
+            self._refuse_lost_moves(len(lost))
         return journalled.needed(self._heads, records)
+
+    def _refuse_lost_moves(self, unreadable: int) -> None:
+        """Raise GcRefused unless the moves of all sessions that are there can be read: then what cannot be is of none of them."""
+        # Heads first: what they say was stored before.
+        logs = [
+            (
+                last.session,
+                self._heads.log(last.session.session_id, before=last.move.sequence + 1, limit=last.move.sequence),
+            )
+            for last in self._heads.last_moves()
+        ]
+        known = moves.lives(journalled.read_all(self._objects).values())
+        for session, log in logs:
+            life = known.get(moves.life_of(session))
+            if not {(move.sequence, move.to_snapshot) for move in log} <= (life.seen if life is not None else set()):
+                raise GcRefused(
+                    f"{unreadable} records of moves are damaged, and session {session.session_id} lacks some of its own"
+                )
 
     # -- choosing -------------------------------------------------------------------------------------------------------
 

@@ -457,6 +457,42 @@ def test_of_two_copies_the_whole_one_is_kept(open_store: Callable[[], LocalStore
         assert {snapshot: files_of(store, snapshot) for snapshot in kept} == kept
 
 
+def two_sessions_with_moves(store: LocalStore) -> dict[SnapshotId, dict[bytes, bytes]]:
+    """Of which only the moves have the names in them; `gone` is dropped."""
+    for session_id in ("gone", "kept"):
+        begin(store, session_id)
+        last = step(store, session_id, {b"f": b"1"})
+    drop(store, "kept")
+    store.objects.seal()
+    return {last: {b"f": b"1"}}
+
+
+def test_a_damaged_move_of_a_session_that_was_dropped_is_swept(store: LocalStore) -> None:
+    store.objects.seal_bytes = 1 << 20
+    kept = two_sessions_with_moves(store)
+    damage(next((store.root / "packs").glob("*.pack")), b"gone")
+    report, _ = store.check(full=True)
+    assert len(report.harmless) == 1
+    assert store.sweep(dry=True, pause=never).packs
+    assert sweep(store).packs
+    assert_whole(store, kept)
+    report, _ = store.check(full=True)
+    assert report.harmless == ()
+
+
+def test_a_damaged_move_of_a_session_that_is_there_is_not(store: LocalStore) -> None:
+    """Its bytes may be of use to somebody, if the database is lost."""
+    store.objects.seal_bytes = 1 << 20
+    kept = two_sessions_with_moves(store)
+    (pack,) = (store.root / "packs").glob("*.pack")
+    damage(pack, b"kept")
+    for dry in (True, False):
+        with pytest.raises(GcRefused, match="session kept lacks"):
+            store.sweep(dry=dry, pause=never)
+    assert pack.exists()
+    assert_whole(store, kept)
+
+
 def test_nothing_is_removed_with_a_database_older_than_the_packs(
     tmp_path: Path, open_store: Callable[[], LocalStore]
 ) -> None:
