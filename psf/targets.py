@@ -1,4 +1,7 @@
-"""Where commands write: a file that is there when it is complete, or stdout, a pipe, a device."""
+"""Where commands write: a file that is there when it is complete, or stdout, a pipe, a device.
+
+Links are followed, as tar and cp follow them: what a link leads to is written, and the link stays.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from store.tree import NAME_BYTES_MAX
 
 PIECE_BYTES = 64 << 10
 _ZEROS = bytes(PIECE_BYTES)
+_LINKS_MAX = 40
+"""As many as Linux follows."""
 
 
 class CannotWrite(PsfError):
@@ -34,8 +39,9 @@ def written(name: str) -> Iterator[Any]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(name)
-    partial = _partial(name, path)
+    _refuse_folder(name)
+    path = _end_of_links(name)
+    partial = _partial(name, path) if path is not None else None
     file = _made(name, path, partial)
     try:
         with file:
@@ -44,18 +50,37 @@ def written(name: str) -> Iterator[Any]:
             if partial is not None:
                 os.ftruncate(file.fileno(), file.seek(0, os.SEEK_END))
                 os.fsync(file.fileno())
-        if partial is not None:
+        if partial is not None and path is not None:
             partial.replace(path)
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
 
 
+def _refuse_folder(name: str) -> None:
+    try:
+        if not name or Path(name).is_dir() or name.endswith(("/", "/.", "/..")):
+            raise CannotWrite(name, "that is a folder; name a file in it, or - for stdout")
+    except OSError as error:
+        raise CannotWrite(name, error.strerror or "no such place") from None
+
+
+def _end_of_links(name: str) -> Path | None:
+    """Where the links of a name lead in the end; None for what a process has open, as /dev/stdout. Raises CannotWrite."""
+    path = Path(name)
+    for _ in range(_LINKS_MAX):
+        folder = Path(os.path.realpath(path.parent))
+        if folder.is_relative_to("/proc"):
+            return None  # its links lead to what is open, whatever has that name by now
+        if not path.is_symlink():
+            return folder / path.name
+        path = folder / path.readlink()
+    raise CannotWrite(name, "too many links, one after the other")
+
+
 def _partial(name: str, path: Path) -> Path | None:
     """Where a file is until it is complete; None for what is there and no file. Raises CannotWrite."""
     try:
-        if not name or path.is_dir() or name.endswith(("/", "/.", "/..")):
-            raise CannotWrite(name, "that is a folder; name a file in it, or - for stdout")
         if path.exists() and not path.is_file():
             return None
     except OSError as error:
@@ -64,10 +89,10 @@ def _partial(name: str, path: Path) -> Path | None:
     return path.with_name(f".psf-{secrets.token_hex(8)}.partial")
 
 
-def _made(name: str, path: Path, partial: Path | None) -> BinaryIO:
+def _made(name: str, path: Path | None, partial: Path | None) -> BinaryIO:
     try:
-        if partial is None:
-            return path.open("wb")
+        if path is None or partial is None:
+            return Path(name).open("wb")
         if len(os.fsencode(path.name)) > NAME_BYTES_MAX:
             raise CannotWrite(name, f"no file has a name of more than {NAME_BYTES_MAX} bytes")
         # As private as the store that it comes from.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -132,3 +133,56 @@ def test_zeros_take_no_room(place: Path) -> None:
     status = (place / "zeros").stat()
     assert status.st_size == 16 << 20
     assert status.st_blocks * 512 < 1 << 20
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written_where_it_lies(place: Path) -> None:
+    (place / "file").chmod(0o644)
+    (place / "folder" / "relative").symlink_to("../file")
+    (place / "link").symlink_to(place / "folder" / "relative")
+    with written(str(place / "link")) as file:
+        file.write(b"new")
+        assert [path.name for path in place.iterdir() if path.name.endswith(".partial")] != []
+        assert (place / "file").read_text() == "mine"
+    assert (place / "file").read_bytes() == b"new"
+    assert (place / "link").readlink() == place / "folder" / "relative"
+    assert (place / "folder" / "relative").is_symlink()
+
+
+def test_a_link_to_nothing_makes_what_it_names(place: Path) -> None:
+    (place / "link").symlink_to("folder/new")
+    with written(str(place / "link")) as file:
+        file.write(b"new")
+    assert (place / "folder" / "new").read_bytes() == b"new"
+    assert (place / "link").is_symlink()
+
+
+def test_links_that_lead_round_in_a_circle_are_told(place: Path) -> None:
+    (place / "one").symlink_to("two")
+    (place / "two").symlink_to("one")
+    with pytest.raises(CannotWrite, match="links"), written(str(place / "one")):
+        raise AssertionError("nothing may be written there")
+
+
+def test_a_link_to_a_pipe_and_what_a_process_has_open_are_written_through(place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "link").symlink_to("pipe")
+    with subprocess.Popen(["cat", str(place / "link")], stdout=subprocess.PIPE) as reader:
+        with written(str(place / "link")) as file:
+            file.write(b"through")
+        assert reader.communicate(timeout=30)[0] == b"through"
+    with (place / "file").open("r+b") as opened:
+        (place / "open").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        with written(str(place / "open")) as file:
+            file.write(b"also")
+        assert opened.read() == b"also"
+    assert (place / "link").is_symlink()
+    assert (place / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make devices")
+def test_a_device_is_written_to_and_stays_one(place: Path) -> None:
+    device = place / "null"
+    os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    with written(str(device)) as file:
+        file.write(b"gone")
+    assert stat.S_ISCHR(device.stat().st_mode)
