@@ -3,7 +3,9 @@
 SESSION            a session by its id, a unique beginning of that, or its name: where its head stands
 SESSION@STEP       of its history: a step number, -n for n steps back, a snapshot id or a unique beginning of one
 PIN                a pin by its name
-SNAPSHOT           a snapshot id, or a unique beginning of at least six digits, that any log or pin names
+SNAPSHOT           the id of a stored snapshot; a unique beginning of at least six digits of one that any log or pin names
+
+A whole id means what has it, whatever is called so; then come pins, then what a session is called or begins with.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple
 
 from psf.errors import PsfError
 from psf.history import find_snapshot
-from store.ids import ID_BYTES, PREFIX_DIGITS_MIN, SnapshotId, is_prefix
+from store.ids import ID_BYTES, PREFIX_DIGITS_MIN, Kind, SnapshotId, is_prefix
 from store.interfaces import Session
 from store.local import LocalStore
 
@@ -40,7 +42,8 @@ def resolve(store: LocalStore, text: str) -> Reference:
     if place:
         session = resolve_session(store, name)
         return Reference(find_snapshot(store.objects, store.heads, session, place), session)
-    for candidates in (_exact(store, name), _loose(store, name)):
+    for find in (_of_id, _pinned, _loose):
+        candidates = find(store, name)
         if len(candidates) == 1:
             return candidates.pop()
         if candidates:
@@ -59,13 +62,18 @@ def resolve_session(store: LocalStore, text: str) -> Session:
     return found[0]
 
 
-def _exact(store: LocalStore, name: str) -> set[Reference]:
-    """What has this very id, or is a pin of this name: nobody who may name a session can take its place."""
+def _of_id(store: LocalStore, name: str) -> set[Reference]:
+    """What has this very id: nobody who may name a session, or pins something, can take its place."""
     found = {Reference(session.head, session) for session in _sessions(store) if session.session_id == name}
-    found |= {Reference(pin.snapshot, None) for pin in store.heads.pins() if pin.name == name}
-    if len(name) == 2 * ID_BYTES:
-        found |= {Reference(snapshot, None) for _, snapshot in store.heads.roots() if snapshot.hex() == name}
+    if not found and is_prefix(name) and len(name) == 2 * ID_BYTES:
+        snapshot = SnapshotId(bytes.fromhex(name))
+        if not store.objects.find_missing([(Kind.SNAPSHOT, snapshot)]):
+            found.add(Reference(snapshot, None))
     return found
+
+
+def _pinned(store: LocalStore, name: str) -> set[Reference]:
+    return {Reference(pin.snapshot, None) for pin in store.heads.pins() if pin.name == name}
 
 
 def _loose(store: LocalStore, name: str) -> set[Reference]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 PATIENCE_S = 600.0
 SECONDS_MAX = 30 * 86400.0
 MOVES_MAX = 1 << 60
+_ROOMS = {"export_tree": "psf.transfers", "import_tree": "psf.transfers", "pin": "psf.pins", "unpin": "psf.pins"}
+"""Where the commands are that do not stand in psf.store_commands."""
 
 
 def add(commands: Any) -> None:
@@ -53,7 +56,8 @@ def add(commands: Any) -> None:
     pin = _command(parts, "pin", "pin", "name a snapshot, and keep it from being removed", json=False)
     pin.add_argument("reference", metavar="REFERENCE")
     pin.add_argument("name", metavar="NAME")
-    unpin = _command(parts, "unpin", "unpin", "remove a pin", json=False)
+    pin.add_argument("--force", action="store_true", help="also when the name keeps another snapshot; that one is told")
+    unpin = _command(parts, "unpin", "unpin", "remove a pin, and tell what it kept", json=False)
     unpin.add_argument("name", metavar="NAME")
 
 
@@ -98,9 +102,7 @@ def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -
 def _later(name: str) -> Callable[[argparse.Namespace], int]:
     def act(parsed: argparse.Namespace) -> int:
         # Only now, since they bring rich and the whole store.
-        from psf import store_commands, transfers  # noqa: PLC0415
-
-        module = transfers if name in ("export_tree", "import_tree") else store_commands
+        module = importlib.import_module(_ROOMS.get(name, "psf.store_commands"))
         command: Callable[[argparse.Namespace], int] = getattr(module, name)
         return command(parsed)
 

@@ -34,7 +34,7 @@ from store.capture import load_tree
 from store.check import CheckReport
 from store.files import CHUNK_BYTES
 from store.ids import Kind, TreeId
-from store.interfaces import Lease, Objects, Pin
+from store.interfaces import Lease, Objects
 from store.known import KnownTrees
 from store.large import LARGE_BYTES
 from store.local import LocalStore
@@ -42,20 +42,8 @@ from store.snapshot import decode
 from store.stats import stats as count
 from store.tree import Entry, EntryKind, entry_blob
 
-NAME_CHARACTERS_MAX = 200
 REPAIRED, LOST = 3, 4
 """Exit statuses of `psf store check`: nothing is lost, but something was or can be mended; something is lost."""
-
-
-class NotAName(PsfError):
-    """What was given cannot be the name of a pin or a session."""
-
-    code = "not_a_name"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name[:80]!a} cannot be a name: 1 to {NAME_CHARACTERS_MAX} printable characters without @ can"
-        )
 
 
 class CannotRead(PsfError):
@@ -197,29 +185,7 @@ def diff(parsed: argparse.Namespace) -> int:
     return int(first is not None and parsed.exit_code)
 
 
-def pin(parsed: argparse.Namespace) -> int:
-    with opened(parsed) as store, turn(store) as lease:
-        snapshot = resolve(store, parsed.reference).snapshot
-        store.heads.pin(Pin(checked_name(parsed.name), snapshot, time.time()), epoch=lease.epoch)
-    print(snapshot.hex())
-    return 0
-
-
-def unpin(parsed: argparse.Namespace) -> int:
-    with opened(parsed) as store:
-        if not store.heads.unpin(parsed.name):
-            raise NotThere(f"there is no pin {parsed.name!r}; `psf store ls` lists them")
-    return 0
-
-
 # -- parts ------------------------------------------------------------------------------------------------------------------
-
-
-def checked_name(name: str) -> str:
-    """A name for a pin or a session. Raises NotAName."""
-    if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable() or "@" in name:
-        raise NotAName(name)
-    return name
 
 
 def _root(parsed: argparse.Namespace) -> Path:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from psf import progress
-from psf.errors import PsfError
+from psf.pins import PinTaken, checked_name, pinned, refuse_session_id
 from psf.references import resolve
-from psf.store_commands import CannotRead, checked_name, opened, print_result, turn
+from psf.store_commands import CannotRead, opened, print_result, turn
 from psf.store_reports import show_imported_tree
 from psf.targets import written
 from store import snapshot as snapshots
@@ -34,15 +34,6 @@ from store.snapshot import Snapshot
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
-class PinTaken(PsfError):
-    """An import would move a pin that keeps something else."""
-
-    code = "pin_taken"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the pin {name!r} keeps another snapshot; --pin chooses another name, `psf store unpin {name}` frees it")  # fmt: skip
-
-
 def export_tree(parsed: argparse.Namespace) -> int:
     """Write an archive of a snapshot's tree."""
     zipped = parsed.format == "zip" or (parsed.format is None and parsed.file.endswith(".zip"))
@@ -58,11 +49,13 @@ def import_tree(parsed: argparse.Namespace) -> int:
     """Take in a tree, make a snapshot of it that a session can start from, and pin it."""
     name = checked_name(_name(parsed.path) if parsed.pin is None else parsed.pin)
     with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
+        refuse_session_id(store, name)
         imported = _take_in(store, parsed.path, _bytes(told, "reading"))
         base = Snapshot(snapshots.VERSION, 0, (), imported.tree, None, None)
         snapshot = SnapshotId(store.objects.put(Kind.SNAPSHOT, snapshots.encode(base)))
-        if any(pin.name == name and pin.snapshot != snapshot for pin in store.heads.pins()):
-            raise PinTaken(name)
+        before = pinned(store, name)
+        if before is not None and before.snapshot != snapshot:
+            raise PinTaken(before, "--pin chooses another name")
         store.objects.sync()
         store.heads.pin(Pin(name, snapshot, time.time()), epoch=lease.epoch)
     left_out = [

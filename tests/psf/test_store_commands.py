@@ -15,7 +15,8 @@ import pytest
 from psf.api import fusion, v1
 from store import bundle_header, bundle_import
 from store.capture import put_tree
-from store.ids import Kind, SnapshotId, blob_id
+from store.gc import alone as alone_in
+from store.ids import Kind, SnapshotId, TreeId, blob_id
 from store.interfaces import Pin
 from store.local import LocalStore
 from store.snapshot import Snapshot, encode
@@ -303,9 +304,50 @@ def test_nobody_takes_the_place_of_a_snapshot_or_a_pin_by_a_name(root: Path, hea
     assert "names 2" in refused("store", "ls", "shared", store=root)
 
 
-@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31m", "a@b", "x" * 201, os.fsdecode(b"\xff")])
+@pytest.mark.parametrize(
+    "name", ["", "a\nb", "\x1b[31m", "a@b", "x" * 201, os.fsdecode(b"\xff"), "-1", OTHER, "ab" * 20, "ab" * 32]
+)
 def test_what_cannot_be_a_name_is_none(root: Path, heads: Heads, name: str) -> None:
-    assert "cannot be a name" in refused("store", "pin", SESSION, name, store=root)
+    assert "cannot be a name" in refused("store", "pin", SESSION, "--", name, store=root)
+
+
+def test_a_pin_is_moved_only_by_force_and_what_it_let_go_is_told(root: Path, heads: Heads) -> None:
+    one, two = (heads[SESSION][number].hex() for number in (1, 2))
+    assert told("store", "pin", one, "base", store=root) == f"{one}\n"
+    assert told("store", "pin", one, "base", store=root) == f"{one}\n"
+    line = refused("store", "pin", two, "base", store=root)
+    assert one in line
+    assert "--force" in line
+    moved = psf("store", "pin", two, "base", "--force", store=root)
+    assert (moved.returncode, moved.stdout.decode(), one in moved.stderr.decode()) == (0, f"{two}\n", True)
+    assert told("store", "unpin", "base", store=root) == f"{two}\n"
+
+
+def test_what_a_pin_let_go_can_be_named_until_it_is_swept(root: Path, heads: Heads) -> None:
+    store = LocalStore(root)
+    tree = put_tree(store.objects, [Entry(b"alone", EntryKind.FILE, blob_id(b"alone"), 5, 0)])
+    store.objects.put(Kind.BLOB, b"alone")
+    alone = store.objects.put(Kind.SNAPSHOT, encode(Snapshot(1, 0, (), tree, None, None))).hex()
+    half = store.objects.put(Kind.SNAPSHOT, encode(Snapshot(1, 0, (), TreeId(b"x" * 32), None, None))).hex()
+    store.objects.sync()
+    store.close()
+    assert told("store", "cat", alone, "alone", store=root) == "alone"
+    assert "swept" in refused("store", "pin", half, "half", store=root)
+    told("store", "pin", alone, "kept", store=root)
+    told("store", "unpin", "kept", store=root)
+    told("store", "pin", alone, "again", store=root)
+    told("store", "gc", store=root)
+    assert told("store", "cat", "again", "alone", store=root) == "alone"
+    told("store", "unpin", "again", store=root)
+    with alone_in(root):
+        assert "sweep" in refused("store", "pin", alone, "late", store=root)
+
+
+def test_an_id_means_the_session_whatever_pin_was_called_so_before(root: Path, heads: Heads) -> None:
+    store = LocalStore(root)
+    store.heads.pin(Pin(SESSION, heads[OTHER][1], 1.0))
+    store.close()
+    assert told("store", "cat", SESSION, "d/text", store=root) == f"{SESSION} 5\n"
 
 
 def test_whatever_the_terminal_can_show_there_is_no_traceback(root: Path, heads: Heads, tmp_path: Path) -> None:
