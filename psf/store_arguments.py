@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     out.add_argument("--until", type=_number, metavar="MOVE", help="leave out moves after this number")
     out.add_argument("--have", action="append", default=[], metavar="SNAPSHOT", help="a snapshot that the receiver has")
     into = _command(parts, "import", "import_bundle", "bring in a session from a bundle")
-    into.add_argument("file", metavar="FILE")
+    into.add_argument("file", metavar="FILE", help="the bundle; - for stdin")
     into.add_argument("--as", dest="as_session", metavar="ID", help="under another session id")
     into.add_argument("--extend", action="store_true", help="also add moves to a session that is there; only from whom you trust with it")  # fmt: skip
     into.add_argument("--tenant", default="local", metavar="NAME", help="whose session it is (default: %(default)s)")
@@ -68,7 +68,7 @@ def add_transfers(commands: Any) -> None:
     out.add_argument("file", metavar="FILE", help="the archive; - for stdout")
     out.add_argument("--format", choices=("tar", "zip"), help="default: by the file's name, else tar")
     into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it")
-    into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for a tar from stdin")
+    into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for an archive from stdin")
     into.add_argument("--pin", metavar="NAME", help="the name that keeps it (default: the path's own)")
 
 

@@ -7,9 +7,9 @@ or with --json for programs; progress goes to stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
@@ -25,11 +25,13 @@ from psf import config, progress, store_reports
 from psf.descriptors import raise_descriptor_limit
 from psf.errors import PsfError
 from psf.references import resolve, resolve_session
+from psf.sources import readable, whole
 from psf.sweeper import describe, patience
 from psf.targets import written
 from psf.terminal import as_json
 from store import bundle_export, bundle_import
 from store import diff as differences
+from store.bundle import MAGIC
 from store.capture import load_tree
 from store.check import CheckReport
 from store.files import CHUNK_BYTES
@@ -44,15 +46,6 @@ from store.tree import Entry, EntryKind, entry_blob
 
 REPAIRED, LOST = 3, 4
 """Exit statuses of `psf store check`: nothing is lost, but something was or can be mended; something is lost."""
-
-
-class CannotRead(PsfError):
-    """What a command was told to read cannot be read. The text says what can be."""
-
-    code = "cannot_read"
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"cannot read {name!r}: {reason}")
 
 
 class NotThere(PsfError):
@@ -74,7 +67,7 @@ def check(parsed: argparse.Namespace) -> int:
     with progress.shown(not parsed.json) as told:
         if parsed.repair:
             raise_descriptor_limit()
-            mended = LocalStore.mend(_root(parsed), progress=told)
+            mended = LocalStore.mend(_store_folder(parsed), progress=told)
             report, done = mended.report, mended.done
         else:
             with opened(parsed) as store:
@@ -118,7 +111,8 @@ def export_bundle(parsed: argparse.Namespace) -> int:
 
 def import_bundle(parsed: argparse.Namespace) -> int:
     with (
-        _bundle(parsed.file) as file, opened(parsed, make=True) as store, turn(store) as lease,
+        readable(parsed.file) as source, opened(parsed, make=True) as store,
+        whole(source, parsed.file, store.root, MAGIC) as file, turn(store) as lease,
         progress.shown(not parsed.json) as told,
     ):  # fmt: skip
         imported = bundle_import.import_bundle(
@@ -127,16 +121,6 @@ def import_bundle(parsed: argparse.Namespace) -> int:
         )  # fmt: skip
     print_result(parsed, imported, store_reports.show_imported)
     return 0
-
-
-def _bundle(name: str) -> BinaryIO:
-    """Raises CannotRead."""
-    try:
-        if stat.S_ISREG(os.stat(name).st_mode):
-            return Path(name).open("rb")
-    except OSError as error:
-        raise CannotRead(name, error.strerror or "it cannot be opened") from None
-    raise CannotRead(name, "a bundle is read twice; write it to a file, and name that")
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------------
@@ -188,18 +172,22 @@ def diff(parsed: argparse.Namespace) -> int:
 # -- parts ------------------------------------------------------------------------------------------------------------------
 
 
-def _root(parsed: argparse.Namespace) -> Path:
-    return Path(config.load(vars(parsed), os.environ).store)
+def _store_folder(parsed: argparse.Namespace, *, make: bool = False) -> Path:
+    """Where the store is. Raises NotThere, unless `make`, when nothing is there: looking for a store must not make one."""
+    root = Path(config.load(vars(parsed), os.environ).store)
+    if make:
+        return root
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if any(root.iterdir()):
+            return root
+    raise NotThere(f"there is no store in {root}; --store names another folder")
 
 
 @contextmanager
 def opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalStore]:
-    """The store, which must be there unless `make`: looking for what is not there must not make it."""
-    root = _root(parsed)
-    if not make and not root.is_dir():
-        raise NotThere(f"there is no store at {root}; --store names another folder")
+    """The store, which is made if need be when `make` says so. Raises NotThere, StoreUnusable."""
     raise_descriptor_limit()
-    store = LocalStore(root)
+    store = LocalStore(_store_folder(parsed, make=make))
     try:
         yield store
     finally:

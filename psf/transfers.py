@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 from psf import progress
 from psf.pins import PinTaken, checked_name, pinned, refuse_session_id
 from psf.references import resolve
-from psf.store_commands import CannotRead, opened, print_result, turn
+from psf.sources import Resumed, can_go_back, copied, readable
+from psf.store_commands import opened, print_result, turn
 from psf.store_reports import show_imported_tree
 from psf.targets import written
 from store import snapshot as snapshots
@@ -32,6 +32,7 @@ from store.local import LocalStore
 from store.snapshot import Snapshot
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+_MAGIC_BYTES = 4
 
 
 def export_tree(parsed: argparse.Namespace) -> int:
@@ -48,9 +49,12 @@ def export_tree(parsed: argparse.Namespace) -> int:
 def import_tree(parsed: argparse.Namespace) -> int:
     """Take in a tree, make a snapshot of it that a session can start from, and pin it."""
     name = checked_name(_name(parsed.path) if parsed.pin is None else parsed.pin)
-    with opened(parsed, make=True) as store, turn(store) as lease, progress.shown(not parsed.json) as told:
+    with (
+        _source(parsed.path) as source, opened(parsed, make=True) as store, turn(store) as lease,
+        progress.shown(not parsed.json) as told,
+    ):  # fmt: skip
         refuse_session_id(store, name)
-        imported = _take_in(store, parsed.path, _bytes(told, "reading"))
+        imported = _take_in(store, source, parsed.path, _bytes(told, "reading"))
         base = Snapshot(snapshots.VERSION, 0, (), imported.tree, None, None)
         snapshot = SnapshotId(store.objects.put(Kind.SNAPSHOT, snapshots.encode(base)))
         before = pinned(store, name)
@@ -66,28 +70,26 @@ def import_tree(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _take_in(store: LocalStore, path: str, told: Callable[[int], None]) -> Imported:
-    files = Files()
-    if path == "-":
-        return import_tar(sys.stdin.buffer, store.objects, files, store.root, progress=told)
-    if os.path.isdir(path):
+@contextmanager
+def _source(path: str) -> Iterator[BinaryIO | None]:
+    """What an archive is read from; None for a folder. Raises CannotRead."""
+    if path != "-" and os.path.isdir(path):
+        yield None
+        return
+    with readable(path) as file:
+        yield file
+
+
+def _take_in(store: LocalStore, source: BinaryIO | None, path: str, told: Callable[[int], None]) -> Imported:
+    if source is None:
         return import_folder(path, store.objects, progress=told)
-    with _archive(path) as file:
-        zipped = file.read(4) in _ZIP_MAGICS
-        file.seek(0)
-        if zipped:
-            return import_zip(file, store.objects, files, store.root, progress=told)
-        return import_tar(file, store.objects, files, store.root, progress=told)
-
-
-def _archive(path: str) -> BinaryIO:
-    """Raises CannotRead."""
-    try:
-        if stat.S_ISREG(os.stat(path).st_mode):
-            return Path(path).open("rb")
-    except OSError as error:
-        raise CannotRead(path, error.strerror or "it cannot be opened") from None
-    raise CannotRead(path, "that is neither a file nor a folder; a tar can come through a pipe, as -")
+    files = Files()
+    lies_there = can_go_back(source)
+    stream = Resumed(source, _MAGIC_BYTES)
+    if stream.beginning not in _ZIP_MAGICS:
+        return import_tar(stream, store.objects, files, store.root, progress=told)
+    with nullcontext(source) if lies_there else copied(stream, path, store.root) as file:
+        return import_zip(file, store.objects, files, store.root, progress=told)
 
 
 def _name(path: str) -> str:

@@ -200,6 +200,23 @@ def test_a_session_travels_in_a_bundle(root: Path, heads: Heads, tmp_path: Path)
     assert piped.stdout == Path(bundle).read_bytes()
 
 
+@pytest.mark.parametrize("command", ["cat {} | {} -", "{1} - < {0}", "cat {} | {} /dev/stdin", "{1} <(cat {0})"])
+def test_a_bundle_comes_through_a_pipe(root: Path, heads: Heads, tmp_path: Path, command: str) -> None:
+    bundle, target = str(tmp_path / "bundle"), tmp_path / "target"
+    told("store", "export", OTHER, bundle, store=root)
+    line = command.format(bundle, f"{sys.executable} -m psf.cli store import --store {target} --tenant alice")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert told("store", "cat", OTHER, "d/text", store=target) == f"{OTHER} 5\n"
+
+
+def test_what_comes_through_a_pipe_and_is_no_bundle_is_not_read_to_its_end(root: Path, heads: Heads) -> None:
+    line = f"{sys.executable} -m psf.cli store import --store {root} - < /dev/zero"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"not that of a bundle" in done.stderr
+
+
 def test_the_rest_of_a_session_follows(root: Path, heads: Heads, tmp_path: Path) -> None:
     first, rest, target = str(tmp_path / "first"), str(tmp_path / "rest"), tmp_path / "target"
     told("store", "export", SESSION, first, "--until", "4", store=root)
@@ -238,12 +255,17 @@ def test_an_export_that_fails_leaves_no_file(root: Path, heads: Heads, tmp_path:
         (("stats",), "--store"),
         (("ls", "nobody"), "--store"),
         (("check",), "--store"),
+        (("check", "--repair"), "no store in"),
+        (("import", "/nowhere/at/all"), "No such file"),
         (("gc",), "--store"),
     ],
 )
 def test_looking_for_a_store_does_not_make_one(root: Path, arguments: tuple[str, ...], hint: str) -> None:
     assert hint in refused("store", *arguments, store=root)
     assert not root.exists()
+    root.mkdir()
+    assert hint in refused("store", *arguments, store=root)
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_archives_pass_through_pipes(root: Path, tmp_path: Path) -> None:
     assert b"pinned as piped: 3 files" in line
     zipped = done("export", SESSION, "-", "--format", "zip", store=root)
     assert zipped.startswith(b"PK")
+    assert b"pinned as zipped: 3 files" in done(
+        "import", "-", "--pin", "zipped", store=tmp_path / "other", given=zipped
+    )
+    done("store", "diff", "piped", "zipped", "--exit-code", store=tmp_path / "other")
+
+
+def test_an_import_of_nothing_makes_no_store(tmp_path: Path) -> None:
+    assert psf("import", str(tmp_path / "nothing"), store=tmp_path / "other").returncode == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_comes_in_and_what_cannot_be_kept_is_named(root: Path, tmp_path: Path) -> None:
