@@ -35,6 +35,7 @@ def add(commands: Any) -> None:
     out = _command(parts, "export", "export_bundle", "write a session with its history into one file")
     out.add_argument("session", metavar="SESSION")
     out.add_argument("file", metavar="FILE", help="the bundle; - for stdout")
+    out.add_argument("--force", action="store_true", help="write also to a terminal")
     out.add_argument("--since", type=_number, metavar="MOVE", help="leave out moves up to and including this number")
     out.add_argument("--until", type=_number, metavar="MOVE", help="leave out moves after this number")
     out.add_argument("--have", action="append", default=[], metavar="SNAPSHOT", help="a snapshot that the receiver has")
@@ -66,7 +67,10 @@ def add_transfers(commands: Any) -> None:
     out = _command(commands, "export", "export_tree", "write what a snapshot holds as an archive", json=False)
     out.add_argument("reference", metavar="REFERENCE", help="a session, SESSION@STEP, a pin or a snapshot id")
     out.add_argument("file", metavar="FILE", help="the archive; - for stdout")
-    out.add_argument("--format", choices=("tar", "zip"), help="default: by the file's name, else tar")
+    out.add_argument(
+        "--format", choices=("tar", "tar.gz", "zip"), help="default: by the file's name; tar for - and pipes"
+    )
+    out.add_argument("--force", action="store_true", help="write also to a terminal")
     into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it")
     into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for an archive from stdin")
     into.add_argument("--pin", metavar="NAME", help="the name that keeps it (default: the path's own)")

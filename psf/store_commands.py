@@ -98,7 +98,10 @@ def gc(parsed: argparse.Namespace) -> int:
 
 
 def export_bundle(parsed: argparse.Namespace) -> int:
-    with opened(parsed) as store, written(parsed.file) as file, progress.shown(not parsed.json) as told:
+    with (
+        opened(parsed) as store, written(parsed.file, to_terminal=parsed.force) as file,
+        progress.shown(not parsed.json) as told,
+    ):  # fmt: skip
         session = resolve_session(store, parsed.session)
         have = [resolve(store, text).snapshot for text in parsed.have]
         exported = bundle_export.export_bundle(

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from psf.errors import PsfError
 from store.tree import NAME_BYTES_MAX
 
+TERMINAL = "that is a terminal, which would obey some of the bytes; --force writes them all the same"
 PIECE_BYTES = 64 << 10
 _ZEROS = bytes(PIECE_BYTES)
 _LINKS_MAX = 40
@@ -33,9 +34,11 @@ class CannotWrite(PsfError):
 
 
 @contextmanager
-def written(name: str) -> Iterator[Any]:
+def written(name: str, *, to_terminal: bool = True) -> Iterator[Any]:
     """A file that gets its name when it is complete; or stdout, a pipe or a device, which cannot wait. Raises CannotWrite."""
     if name == "-":
+        if not to_terminal and sys.stdout.isatty():
+            raise CannotWrite(name, TERMINAL)
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
@@ -45,6 +48,8 @@ def written(name: str) -> Iterator[Any]:
     file = _made(name, path, partial)
     try:
         with file:
+            if not to_terminal and file.isatty():
+                raise CannotWrite(name, TERMINAL)
             yield file
             file.flush()
             if partial is not None:

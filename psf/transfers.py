@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from psf import progress
+from psf.errors import PsfError
 from psf.pins import PinTaken, checked_name, pinned, refuse_session_id
 from psf.references import resolve
 from psf.sources import Resumed, can_go_back, copied, readable
@@ -24,26 +25,63 @@ from store.archives.read_tar import import_tar
 from store.archives.read_zip import import_zip
 from store.archives.write_tar import export_tar
 from store.archives.write_zip import export_zip
+from store.archives.writing import Gzipping
 from store.check import Progress
 from store.files import Files
-from store.ids import Kind, SnapshotId
+from store.ids import Kind, SnapshotId, TreeId
 from store.interfaces import Pin
 from store.local import LocalStore
 from store.snapshot import Snapshot
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 _MAGIC_BYTES = 4
+FORMATS = ("tar", "tar.gz", "zip")
+_ENDINGS = {".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar": "tar", ".zip": "zip"}
+
+
+class FormatUnknown(PsfError):
+    """The name of an archive does not say what it is to be."""
+
+    code = "format_unknown"
+
+    def __init__(self, name: str) -> None:
+        endings = ", ".join(_ENDINGS)
+        super().__init__(
+            f"{name!r} says no format; let it end in one of {endings}, or give --format {'|'.join(FORMATS)}"
+        )
 
 
 def export_tree(parsed: argparse.Namespace) -> int:
     """Write an archive of a snapshot's tree."""
-    zipped = parsed.format == "zip" or (parsed.format is None and parsed.file.endswith(".zip"))
+    form = parsed.format or _format(parsed.file)
     with opened(parsed) as store, progress.shown(wanted=True) as told:
         snapshot = resolve(store, parsed.reference).snapshot
         tree = snapshots.decode(store.objects.get(Kind.SNAPSHOT, snapshot)).tree
-        with written(parsed.file) as file:
-            (export_zip if zipped else export_tar)(store.objects, tree, file, progress=_bytes(told, "writing"))
+        with written(parsed.file, to_terminal=parsed.force) as file:
+            _export(store, tree, file, form, _bytes(told, "writing"))
     return 0
+
+
+def _export(store: LocalStore, tree: TreeId, file: BinaryIO, form: str, told: Callable[[int], None]) -> None:
+    if form == "zip":
+        export_zip(store.objects, tree, file, progress=told)
+    elif form == "tar":
+        export_tar(store.objects, tree, file, progress=told)
+    else:
+        gzipping = Gzipping(file)
+        export_tar(store.objects, tree, gzipping, progress=told)
+        gzipping.finish()
+
+
+def _format(name: str) -> str:
+    """The format that the name of a file asks for; tar for stdout, pipes and devices, and folders, which are refused later.
+
+    Raises FormatUnknown.
+    """
+    form = next((form for ending, form in _ENDINGS.items() if name.lower().endswith(ending)), None)
+    if form is None and name != "-" and (os.path.isfile(name) or not (os.path.exists(name) or name.endswith("/"))):
+        raise FormatUnknown(name)
+    return form or "tar"
 
 
 def import_tree(parsed: argparse.Namespace) -> int:
@@ -97,9 +135,8 @@ def _name(path: str) -> str:
     if path == "-":
         return "stdin"
     name = Path(path).resolve().name
-    for suffix in (".tar.gz", ".tgz", ".tar", ".zip"):
-        name = name.removesuffix(suffix)
-    return name or "root"
+    ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+    return name.removesuffix(name[len(name) - len(ending) :]) or "root"
 
 
 def _bytes(told: Progress, what: str) -> Callable[[int], None]:

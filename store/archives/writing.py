@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from store.interfaces import Objects
 from store.tree import Entry, EntryKind
 
 REST_BYTES = 1 << 20
+_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+_COMPRESSION_LEVEL = 6
 
 
 class Writable(Protocol):
@@ -32,6 +35,24 @@ def write_all(stream: Writable, data: bytes) -> None:
         if not written:
             raise OSError(errno.EAGAIN, "the stream takes nothing; one that waits is needed")
         ahead = ahead[written:]
+
+
+class Gzipping:
+    """Compresses into a stream as gzip does, with no name and no time: equal data give equal bytes wherever the same zlib compresses.
+
+    Without `finish` it has no end, and whoever reads it sees that.
+    """
+
+    def __init__(self, stream: Writable) -> None:
+        self._stream = stream
+        self._packing = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+
+    def write(self, data: bytes, /) -> int:
+        write_all(self._stream, self._packing.compress(data))
+        return len(data)
+
+    def finish(self) -> None:
+        write_all(self._stream, self._packing.flush())
 
 
 def walk(objects: Objects, tree: TreeId, limits: ArchiveLimits) -> Iterator[tuple[bytes, Entry]]:

@@ -406,7 +406,7 @@ def test_holes_in_a_large_file_take_nothing_and_come_out_as_zeros(root: Path, he
         "import sys, resource, psf.cli; status = psf.cli.main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(status)"
     )
-    told("export", "holes", str(tmp_path / "out"), store=root)
+    told("export", "holes", str(tmp_path / "out"), "--format", "tar", store=root)
     status = (tmp_path / "out").stat()
     assert status.st_size > size_bytes
     assert status.st_blocks * 512 < size_bytes // 8

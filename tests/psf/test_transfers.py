@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pty
 import subprocess
 import sys
 import tarfile
@@ -56,6 +58,51 @@ def test_what_goes_out_comes_in_as_the_same_tree(root: Path, tmp_path: Path, nam
     back = json.loads(done("import", archive, "--pin", "back", "--json", store=root))
     assert done("store", "diff", "back", SESSION, "--exit-code", store=root) == b""
     assert back["snapshot"] == imported["snapshot"]
+
+
+def test_a_gzipped_tar_holds_the_tar_and_no_time(root: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("a.tar.gz", "b.TGZ"):
+        done("export", SESSION, str(tmp_path / name), store=root)
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+    assert made[0][4:8] == bytes(4)
+    assert gzip.decompress(made[0]) == done("export", SESSION, "-", store=root)
+    assert b"pinned as b: 3 files" in done("import", str(tmp_path / "b.TGZ"), store=root)
+    assert done("export", SESSION, "-", "--format", "tar.gz", store=root) == made[0]
+
+
+def test_a_zip_is_one_however_its_ending_is_written(root: Path, tmp_path: Path) -> None:
+    done("export", SESSION, str(tmp_path / "tree.Zip"), store=root)
+    assert zipfile.is_zipfile(tmp_path / "tree.Zip")
+
+
+@pytest.mark.parametrize("name", ["tree", "tree.7z", "tar"])
+def test_a_name_that_says_no_format_is_refused_with_those_there_are(root: Path, tmp_path: Path, name: str) -> None:
+    refused = psf("export", SESSION, str(tmp_path / name), store=root)
+    assert refused.returncode == 1
+    assert b"tar|tar.gz|zip" in refused.stderr
+    done("export", SESSION, str(tmp_path / name), "--format", "tar", store=root)
+    assert tarfile.is_tarfile(tmp_path / name)
+
+
+@pytest.mark.parametrize("command", [("export",), ("store", "export")])
+@pytest.mark.parametrize("target", ["-", "/dev/stdout"])
+def test_no_archive_is_written_to_a_terminal_unasked(root: Path, command: tuple[str, ...], target: str) -> None:
+    ours, theirs = pty.openpty()
+    arguments = [sys.executable, "-m", "psf.cli", *command, SESSION, target, "--store", str(root)]
+    refused = subprocess.run(arguments, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        os.read(ours, 1)
+    assert refused.returncode == 1
+    assert b"--force" in refused.stderr
+    with subprocess.Popen([*arguments, "--force"], stdout=theirs) as forced:
+        os.close(theirs)
+        os.set_blocking(ours, True)
+        assert os.read(ours, 1) != b""
+        os.close(ours)
+        forced.kill()
 
 
 def test_archives_pass_through_pipes(root: Path, tmp_path: Path) -> None:
