@@ -28,7 +28,7 @@ from psf.references import resolve, resolve_session
 from psf.sources import readable, whole
 from psf.sweeper import describe, patience
 from psf.targets import written
-from psf.terminal import as_json
+from psf.terminal import as_json, named, shown_name
 from store import bundle_export, bundle_import
 from store import diff as differences
 from store.bundle import MAGIC
@@ -139,7 +139,7 @@ def ls(parsed: argparse.Namespace) -> int:
                 store_reports.show_sessions,
             )
             return 0
-        tree = _tree_at(store, parsed.reference, _parts(parsed.path))
+        tree = _tree_at(store, parsed.reference, parsed.path)
         rows = [store_reports.entry_row(entry) for entry in load_tree(store.objects, tree)]
         print_result(parsed, rows, store_reports.show_entries)
     return 0
@@ -147,8 +147,7 @@ def ls(parsed: argparse.Namespace) -> int:
 
 def cat(parsed: argparse.Namespace) -> int:
     with opened(parsed) as store:
-        parts = _parts(parsed.path)
-        entry = KnownTrees(store.objects).find(_root_tree(store, parsed.reference), parts) if parts else None
+        entry = _find(store.objects, _root_tree(store, parsed.reference), _parts(parsed.path))
         if entry is None or not entry.is_file:
             raise NotThere(
                 f"{parsed.path!r} is no file of {parsed.reference}; `psf store ls {parsed.reference}` lists it"
@@ -212,14 +211,19 @@ def _root_tree(store: LocalStore, reference: str) -> TreeId:
     return decode(store.objects.get(Kind.SNAPSHOT, resolve(store, reference).snapshot)).tree
 
 
-def _tree_at(store: LocalStore, reference: str, parts: tuple[bytes, ...]) -> TreeId:
-    root = _root_tree(store, reference)
+def _find(objects: Objects, root: TreeId, parts: tuple[bytes, ...]) -> Entry | None:
+    """The entry that has this path, else the one that `ls` shows so."""
+    trees = KnownTrees(objects)
+    return trees.find(root, parts) or trees.find(root, tuple(map(named, parts)))
+
+
+def _tree_at(store: LocalStore, reference: str, path: str) -> TreeId:
+    root, parts = _root_tree(store, reference), _parts(path)
     if not parts:
         return root
-    entry = KnownTrees(store.objects).find(root, parts)
+    entry = _find(store.objects, root, parts)
     if entry is None or entry.kind is not EntryKind.DIRECTORY:
-        name = b"/".join(parts).decode(errors="backslashreplace")
-        raise NotThere(f"{name!r} is no directory of {reference}")
+        raise NotThere(f"{shown_name(b'/'.join(parts))!r} is no directory of {reference}")
     return TreeId(entry.content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from psf.terminal import printable
+from psf.terminal import printable, shown_name
 from store.bundle_export import Exported
 from store.bundle_import import Imported
 from store.capture import Path
@@ -25,6 +26,7 @@ from store.stats import Stats
 from store.tree import Entry, EntryKind
 
 _SHORT = 12
+_PIPE_COLUMNS = 1 << 20
 TEXT_CHARACTERS_SHOWN = 1000
 PATH_BYTES_SHOWN = 4096
 """No system call takes a longer one. Programs that nest directories can make paths of 64 KiB, one for each of 200,000 files."""
@@ -76,8 +78,17 @@ def size(size_bytes: float) -> str:
 
 
 def _out() -> Console:
-    # No emoji: a name may be called `:bomb:`.
-    return Console(highlight=False, soft_wrap=True, emoji=False)
+    # No emoji: a name may be called `:bomb:`. Programs that read a pipe want whole lines.
+    return Console(highlight=False, soft_wrap=True, emoji=False, width=None if _is_terminal() else _PIPE_COLUMNS)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _id(digits: str) -> str:
+    """An id: its beginning for people, all of it for a pipe."""
+    return digits[:_SHORT] if _is_terminal() else digits
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -113,32 +124,41 @@ def exported_row(exported: Exported) -> dict[str, Any]:
     return {**msgspec.to_builtins(exported), "prerequisites": prerequisites}
 
 
+def bytes_row(key: str, value: bytes) -> dict[str, Any]:
+    """Bytes as text, and beside it as base64 when they are not UTF-8, as the API has it."""
+    try:
+        return {key: value.decode()}
+    except UnicodeDecodeError:
+        return {key: value.decode(errors="replace"), f"{key}_b64": base64.b64encode(value).decode()}
+
+
+def row_bytes(row: dict[str, Any], key: str) -> bytes:
+    """What `bytes_row` made a row of."""
+    return base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else row[key].encode()
+
+
 def entry_row(entry: Entry) -> dict[str, Any]:
     row = {
-        "name": _text(entry.name),
+        **bytes_row("name", entry.name),
         "kind": entry.kind.name.lower(),
         "size_bytes": entry.size_bytes,
         "changed": entry.changed,
     }
     if entry.kind is EntryKind.SYMLINK:
-        return {**row, "target": _text(entry.content)}
+        return {**row, **bytes_row("target", entry.content)}
     return {**row, "id": entry.content.hex()}
 
 
 def change_row(change: Change) -> dict[str, Any]:
     what = "added" if change.before is None else "removed" if change.after is None else "changed"
     path, cut = shown_path(change.path)
-    row: dict[str, Any] = {"path": _text(path), "what": what}
+    row: dict[str, Any] = {**bytes_row("path", path), "what": what}
     if cut:
         row["shortened"] = True
     for side, entry in (("before", change.before), ("after", change.after)):
         if entry is not None:
             row[side] = {"kind": entry.kind.name.lower(), "size_bytes": entry.size_bytes}
     return row
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")
 
 
 # -- for people ----------------------------------------------------------------------------------------------------------
@@ -216,7 +236,9 @@ def show_imported_tree(row: dict[str, Any]) -> None:
         f"snapshot {row['snapshot']}, pinned as {escape(row['pin'])}: {row['files']} files, {size(row['total_bytes'])}"
     )
     for lost in row["left_out"]:
-        out.print(f"  left out: {escape(lost['path'])}: {escape(lost['reason'])}")
+        out.print(
+            f"  left out: {markup.escape(shortened(shown_name(row_bytes(lost, 'path'))))}: {escape(lost['reason'])}"
+        )
 
 
 def show_sessions(found: dict[str, Any]) -> None:
@@ -224,12 +246,12 @@ def show_sessions(found: dict[str, Any]) -> None:
     table = _table("session", "name", "language", "moves", "head", "last used", right=("moves",))
     for row in sorted(found["sessions"], key=lambda row: -row["used_at_s"]):
         used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["used_at_s"]))
-        table.add_row(cell(row["session_id"]), cell(row["name"] or ""), cell(row["runtime"]), f"{row['moves']}", row["head"][:_SHORT], used)  # fmt: skip
+        table.add_row(cell(row["session_id"]), cell(row["name"] or ""), cell(row["runtime"]), f"{row['moves']}", _id(row["head"]), used)  # fmt: skip
     out.print(table if found["sessions"] else "no sessions")
     if found["pins"]:
         pins = _table("pin", "snapshot")
         for pin in found["pins"]:
-            pins.add_row(cell(pin["name"]), pin["snapshot"][:_SHORT])
+            pins.add_row(cell(pin["name"]), _id(pin["snapshot"]))
         out.print()
         out.print(pins)
 
@@ -239,8 +261,9 @@ def show_entries(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         mode = _MODES[EntryKind[row["kind"].upper()]]
         slash = "/" if row["kind"] == "directory" else ""
-        target = f" -> {row['target']}" if "target" in row else ""
-        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", cell(row["name"] + slash + target))
+        target = f" -> {shown_name(row_bytes(row, 'target'))}" if "target" in row else ""
+        name = shortened(shown_name(row_bytes(row, "name")) + slash + target)
+        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", Text(name))
     _out().print(table if rows else "empty")
 
 
@@ -255,4 +278,4 @@ def show_changes(rows: Iterable[dict[str, Any]]) -> None:
     for row in rows:
         entry = row.get("after") or row["before"]
         slash = "/" if entry["kind"] == "directory" else ""
-        sys.stdout.write(f"{rendered[row['what']]} {printable(row['path'])}{slash}\n")
+        sys.stdout.write(f"{rendered[row['what']]} {shown_name(row_bytes(row, 'path'))}{slash}\n")

@@ -16,7 +16,7 @@ from psf.pins import PinTaken, checked_name, pinned, refuse_session_id
 from psf.references import resolve
 from psf.sources import Resumed, can_go_back, copied, readable
 from psf.store_commands import opened, print_result, turn
-from psf.store_reports import show_imported_tree
+from psf.store_reports import bytes_row, show_imported_tree
 from psf.targets import written
 from store import snapshot as snapshots
 from store.archives.members import Imported
@@ -100,9 +100,7 @@ def import_tree(parsed: argparse.Namespace) -> int:
             raise PinTaken(before, "--pin chooses another name")
         store.objects.sync()
         store.heads.pin(Pin(name, snapshot, time.time()), epoch=lease.epoch)
-    left_out = [
-        {"path": lost.path.decode(errors="backslashreplace"), "reason": lost.reason} for lost in imported.left_out
-    ]
+    left_out = [{**bytes_row("path", lost.path), "reason": lost.reason} for lost in imported.left_out]
     row = {"snapshot": snapshot.hex(), "pin": name, "files": imported.files, "total_bytes": imported.total_bytes, "left_out": left_out}  # fmt: skip
     print_result(parsed, row, show_imported_tree)
     return 0

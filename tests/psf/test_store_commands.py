@@ -131,6 +131,14 @@ def test_a_file_comes_out_byte_for_byte(root: Path, heads: Heads) -> None:
     assert done.stdout == SESSION.encode() + LARGE_TAIL
 
 
+def test_a_pipe_gets_each_thing_whole_in_one_line(root: Path, heads: Heads) -> None:
+    name = "n" * 200
+    told("store", "pin", SESSION, name, store=root)
+    lines = told("store", "ls", store=root).splitlines()
+    assert [line.split() for line in lines if line.startswith("n")] == [[name, heads[SESSION][-1].hex()]]
+    assert sum(SESSION in line and heads[SESSION][-1].hex() in line for line in lines) == 1
+
+
 def test_a_difference_is_told_path_by_path(root: Path, heads: Heads) -> None:
     rows = asked("store", "diff", f"{SESSION}@2", f"{SESSION}@3", store=root)
     assert [(row["path"], row["what"]) for row in rows] == [("d/large", "added"), ("d/text", "changed")]
@@ -299,7 +307,14 @@ def test_a_name_in_a_tree_cannot_command_a_terminal(root: Path) -> None:
     step(
         store,
         SESSION,
-        {b"\x1b]0;owned\x07": b"x", b"[red]markup[": b"x", b"two\nlines": b"x", b"\xe2\x80\xaegpj": b"x"},
+        {
+            b"\x1b]0;owned\x07": b"x",
+            b"[red]markup[": b"x",
+            b"two\nlines": b"x",
+            b"\xe2\x80\xaegpj": b"x",
+            b"back\\slash": b"x",
+            b"odd\xff": b"x",
+        },
     )
     store.close()
     for arguments in (("ls", SESSION, "d"), ("diff", f"{SESSION}@0", SESSION)):
@@ -307,6 +322,14 @@ def test_a_name_in_a_tree_cannot_command_a_terminal(root: Path) -> None:
         assert not [character for character in shown if not character.isprintable() and character != "\n"]
         assert "[red]markup[" in shown
         assert "two\\nlines" in shown
+        assert "back\\\\slash" in shown
+        assert "odd\\xff" in shown
+    for name in (r"two\nlines", r"back\\slash", r"back\slash", r"odd\xff", os.fsdecode(b"odd\xff")):
+        assert told("store", "cat", SESSION, f"d/{name}", store=root) == "x"
+    row = next(row for row in asked("store", "ls", SESSION, "d", store=root) if row["name"].startswith("odd"))
+    assert (row["name"], row["name_b64"]) == ("odd\ufffd", "b2Rk/w==")
+    row = next(row for row in asked("store", "diff", f"{SESSION}@0", SESSION, store=root) if "odd" in row["path"])
+    assert (row["path"], row["path_b64"]) == ("d/odd\ufffd", "ZC9vZGT/")
     assert "\x1b" not in refused("store", "cat", SESSION, "no\x1b[31m", store=root)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psf import cli, store_commands, store_reports
-from psf.terminal import as_json, printable
+from psf.terminal import as_json, named, printable, shown_name
 from store.capture import put_tree
 from store.ids import Kind, SnapshotId
 from store.interfaces import Moved, Pin
@@ -64,7 +64,23 @@ def test_names_of_strangers_are_shown_as_they_are(
     store_reports.show_changes([{"path": name, "what": "added", "after": {"kind": "file"}}])
     shown = capsys.readouterr().out
     assert printable(shown.replace("\n", "")) == shown.replace("\n", "")
-    assert shown.count(printable(name)) >= 7
+    assert shown.count(printable(name)) >= 4
+    assert shown.count(shown_name(name.encode())) >= 3
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=8), st.sampled_from([b"\\", b"n", b"x41", "\x80é\U000e0001".encode()]))).map(
+        b"".join
+    )
+)
+def test_a_name_is_told_from_all_others_by_what_is_shown(name: bytes) -> None:
+    shown = shown_name(name)
+    assert shown.isprintable()
+    assert named(shown.encode()) == name
+
+
+def test_what_is_no_escape_stays_as_it_is() -> None:
+    assert named(rb"\q \x4 \uffff1 \Uffffffff \ud800") == b"\\q \\x4 \xef\xbf\xbf1 \\Uffffffff \xed\xa0\x80"
 
 
 @pytest.mark.parametrize("name", [*NASTY, "\U000e0001", "\u00e9 \u4e2d"])
