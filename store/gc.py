@@ -19,9 +19,9 @@ A snapshot may become a root only while it is one already, or under a turn in wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -34,8 +34,9 @@ from store.files import Files
 from store.ids import Kind
 from store.interfaces import Epochs
 from store.journalled import FollowingHeads
+from store.layout import is_file
 from store.leases import FileLeases
-from store.pack_folder import CONDEMNED, INDEX, Place, SealedPack
+from store.pack_folder import CONDEMNED, INDEX, Place, SealedPack, number_of
 from store.pack_writer import PackCopy, Stored
 from store.packs import PackObjects, read_record
 from store.reachable import is_implied, mark
@@ -148,6 +149,8 @@ class Sweep:
             self._empty_packs()
             large_bytes, large = self._drop_large()
             after = self._packs_bytes()
+        if not dry:
+            self._remove_stray_indexes()
         return GcReport(
             dry, len(stored), len(self._live & stored), chosen, len(large), large_bytes, before, after, fenced
         )
@@ -276,8 +279,21 @@ class Sweep:
             self._objects.open_highest_pack()
         for pack in condemned:
             self._files.unlink(str(pack.path))
-            self._files.unlink(str(pack.path.with_suffix(INDEX)))
+            self._remove_index(pack.path.with_suffix(INDEX))
         folder.refresh()
+
+    def _remove_stray_indexes(self) -> None:
+        """Those whose pack is gone: of a sweep that ended in between, or of somebody who made one of a pack that was about to go."""
+        # Indexes first: each came after its pack.
+        indexes = [path for path in self._objects.folder.path.iterdir() if path.suffix == INDEX and is_file(path)]
+        numbers = self._objects.folder.numbers()
+        for path in indexes:
+            if path.stem.isdecimal() and number_of(path) not in numbers:
+                self._remove_index(path)
+
+    def _remove_index(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):  # there may have been no room for it
+            self._files.unlink(str(path))
 
     def _live_records(self, pack: SealedPack, copy: PackCopy) -> Iterator[list[Stored]]:
         """What is live in a condemned pack and whole in none that stays, in batches. Raises GcRefused for what is whole nowhere."""
@@ -326,7 +342,7 @@ class Sweep:
         return freed, dropped
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
     """Nobody else sweeps or repairs this store meanwhile. Raises GcRunning."""
     descriptor = os.open(root / "gc.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

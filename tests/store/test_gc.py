@@ -368,6 +368,39 @@ def test_the_highest_number_outlasts_its_pack_also_when_none_is_being_written(
     assert_whole(store, kept)
 
 
+def test_an_index_that_could_not_be_written_is_not_missed(store: LocalStore) -> None:
+    """The disk was full: then memory does."""
+    fill(store, "gone", 20)
+    kept = fill(store, "kept", 5)
+    drop(store, "kept")
+    for path in (store.root / "packs").glob("*.idx"):
+        path.unlink()
+    assert sweep(store).packs
+    assert not list((store.root / "packs").glob("*.condemned"))
+    assert_whole(store, kept)
+
+
+@pytest.mark.parametrize("anything_else", [False, True])
+def test_indexes_whose_packs_are_gone_go_too(store: LocalStore, anything_else: bool) -> None:
+    kept = fill(store, "kept", 20)
+    sweep(store)
+    if anything_else:
+        fill(store, "gone", 20)
+        drop(store, "kept")
+    packs = store.root / "packs"
+    stray, foreign = packs / "00000001.idx", packs / "notes.idx"
+    assert not stray.exists()
+    for path in (stray, foreign):
+        path.write_bytes(b"left behind")
+    store.sweep(dry=True, pause=never)
+    assert stray.exists()
+    sweep(store)
+    assert not stray.exists()
+    assert foreign.exists()
+    assert {path.stem for path in packs.glob("*.pack")} == {path.stem for path in packs.glob("*.idx")} - {"notes"}
+    assert_whole(store, kept)
+
+
 # -- refusing -------------------------------------------------------------------------------------------------------------
 
 
