@@ -90,7 +90,8 @@ def check_status(report: CheckReport, done: tuple[str, ...]) -> int:
 def gc(parsed: argparse.Namespace) -> int:
     with opened(parsed) as store, progress.shown(not parsed.json) as told:
         report = store.sweep(dry=parsed.dry_run, pause=patience(parsed.patience_s), progress=told)
-    print_result(parsed, report, lambda _: store_reports.show_gc(report, describe(report)))
+    freed = store_reports.size(report.freed_bytes)
+    print_result(parsed, report, lambda _: store_reports.show_gc(report, describe(report, freed)))
     return 0
 
 

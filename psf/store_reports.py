@@ -207,7 +207,7 @@ def show_check(verdict: str, report: CheckReport, done: tuple[str, ...]) -> None
 
 def show_gc(report: GcReport, line: str) -> None:
     out = _out()
-    out.print(f"{line} ({size(report.freed_bytes)})")
+    out.print(line)
     if report.packs:
         table = _table("pack", "size", "in use", "why", right=("pack", "size", "in use"))
         for plan in report.packs:

@@ -83,10 +83,10 @@ def patience(patience_s: float, tick: Callable[[], None] = lambda: None) -> Call
     return pause
 
 
-def describe(report: GcReport) -> str:
-    """One line about a sweep."""
+def describe(report: GcReport, freed: str | None = None) -> str:
+    """One line about a sweep; `freed` says how much, instead of bytes."""
     verb = "would free" if report.dry else "freed"
     return (
-        f"{verb} {report.freed_bytes} bytes: {len(report.packs)} packs written anew or removed,"
+        f"{verb} {freed or f'{report.freed_bytes} bytes'}: {len(report.packs)} packs written anew or removed,"
         f" {report.large_dropped} large files removed; {report.live} of {report.objects} objects are in use"
     )
