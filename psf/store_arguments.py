@@ -71,7 +71,7 @@ def add_transfers(commands: Any) -> None:
         "--format", choices=("tar", "tar.gz", "zip"), help="default: by the file's name; tar for - and pipes"
     )
     out.add_argument("--force", action="store_true", help="write also to a terminal")
-    into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it")
+    into = _command(commands, "import", "import_tree", "take in a folder, tar or zip as a snapshot, and pin it; exit status 3 when something had to be left out")  # fmt: skip
     into.add_argument("path", metavar="PATH", help="a folder, a .tar, .tar.gz or .zip; - for an archive from stdin")
     into.add_argument("--pin", metavar="NAME", help="the name that keeps it (default: the path's own)")
 

@@ -35,6 +35,8 @@ from store.snapshot import Snapshot
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 _MAGIC_BYTES = 4
+INCOMPLETE = 3
+"""Exit status of an import that was done but for what no tree holds."""
 FORMATS = ("tar", "tar.gz", "zip")
 _ENDINGS = {".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar": "tar", ".zip": "zip"}
 
@@ -103,7 +105,7 @@ def import_tree(parsed: argparse.Namespace) -> int:
     left_out = [{**bytes_row("path", lost.path), "reason": lost.reason} for lost in imported.left_out]
     row = {"snapshot": snapshot.hex(), "pin": name, "files": imported.files, "total_bytes": imported.total_bytes, "left_out": left_out}  # fmt: skip
     print_result(parsed, row, show_imported_tree)
-    return 0
+    return INCOMPLETE if left_out else 0
 
 
 @contextmanager

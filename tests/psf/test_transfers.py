@@ -127,10 +127,14 @@ def test_a_folder_comes_in_and_what_cannot_be_kept_is_named(root: Path, tmp_path
     (folder / "src").mkdir(parents=True)
     (folder / "src" / "main.py").write_text("print(1)\n")
     os.mkfifo(folder / "pipe")
-    imported = json.loads(done("import", str(folder), "--json", store=root))
-    assert imported["pin"] == "project"
+    first = psf("import", str(folder), "--json", store=root)
+    imported = json.loads(first.stdout)
+    assert (first.returncode, imported["pin"]) == (3, "project")
     assert [(lost["path"], lost["reason"]) for lost in imported["left_out"]] == [("pipe", "a FIFO")]
-    assert b"left out: pipe" in done("import", str(folder), store=root)
+    again = psf("import", str(folder), store=root)
+    assert (again.returncode, b"left out: pipe" in again.stdout) == (3, True)
+    (folder / "pipe").unlink()
+    assert imported["snapshot"].encode() in done("import", str(folder), store=root)
     assert done("store", "cat", "project", "src/main.py", store=root) == b"print(1)\n"
     done("store", "gc", store=root)
     assert done("store", "cat", "project", "src/main.py", store=root) == b"print(1)\n"
