@@ -11,7 +11,7 @@ from typing import Any
 PATIENCE_S = 600.0
 SECONDS_MAX = 30 * 86400.0
 MOVES_MAX = 1 << 60
-_ROOMS = {"export_tree": "psf.transfers", "import_tree": "psf.transfers", "pin": "psf.pins", "unpin": "psf.pins"}
+_ROOMS = {"export_tree": "psf.transfers", "import_tree": "psf.transfers", "pin": "psf.pins", "unpin": "psf.pins", "log": "psf.store_log"}  # fmt: skip
 """Where the commands are that do not stand in psf.store_commands."""
 
 
@@ -45,8 +45,12 @@ def add(commands: Any) -> None:
     into.add_argument("--extend", action="store_true", help="also add moves to a session that is there; only from whom you trust with it")  # fmt: skip
     into.add_argument("--tenant", default="local", metavar="NAME", help="whose session it is (default: %(default)s)")
     listing = _command(parts, "ls", "ls", "sessions and pins; or what lies in a snapshot")
+    listing.add_argument("-r", "--recursive", action="store_true", help="also what lies in its directories")
     listing.add_argument("reference", nargs="?", metavar="REFERENCE")
     listing.add_argument("path", nargs="?", default="", metavar="PATH")
+    log = _command(parts, "log", "log", "how the head of a session has moved, newest first")
+    log.add_argument("session", metavar="SESSION")
+    log.add_argument("--limit", type=_number, metavar="NUMBER", help="no more moves than this (default: all)")
     cat = _command(parts, "cat", "cat", "write a file of a snapshot to stdout", json=False)
     cat.add_argument("reference", metavar="REFERENCE")
     cat.add_argument("path", metavar="PATH")
@@ -77,7 +81,7 @@ def add_transfers(commands: Any) -> None:
 
 
 def _number(text: str) -> int:
-    """The number of a move, as no log has more of."""
+    """The number of a move, or of moves, as no log has more of."""
     if not text.isascii() or not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be the number of a move, as 12, not {text[:80]!r}")
     return min(int(text[:40]), MOVES_MAX)

@@ -31,6 +31,8 @@ from psf.targets import written
 from psf.terminal import as_json, named, shown_name
 from store import bundle_export, bundle_import
 from store import diff as differences
+from store.archives.members import DEFAULT_LIMITS
+from store.archives.writing import walk
 from store.bundle import MAGIC
 from store.capture import load_tree
 from store.check import CheckReport
@@ -133,7 +135,8 @@ def import_bundle(parsed: argparse.Namespace) -> int:
 def ls(parsed: argparse.Namespace) -> int:
     with opened(parsed) as store:
         if parsed.reference is None:
-            sessions = [store_reports.session_row(moved) for moved in store.heads.last_moves()]
+            now_s = time.time()
+            sessions = [store_reports.session_row(moved, now_s) for moved in store.heads.last_moves()]
             print_result(
                 parsed,
                 {"sessions": sessions, "pins": [store_reports.pin_row(pin) for pin in store.heads.pins()]},
@@ -141,9 +144,20 @@ def ls(parsed: argparse.Namespace) -> int:
             )
             return 0
         tree = _tree_at(store, parsed.reference, parsed.path)
-        rows = [store_reports.entry_row(entry) for entry in load_tree(store.objects, tree)]
-        print_result(parsed, rows, store_reports.show_entries)
+        if parsed.recursive:
+            _list_all(parsed, store, tree)
+        else:
+            rows = [store_reports.entry_row(entry) for entry in load_tree(store.objects, tree)]
+            print_result(parsed, rows, store_reports.show_entries)
     return 0
+
+
+def _list_all(parsed: argparse.Namespace, store: LocalStore, tree: TreeId) -> None:
+    rows = (store_reports.listed_row(path, entry) for path, entry in walk(store.objects, tree, DEFAULT_LIMITS))
+    if parsed.json:
+        print_array(rows)
+    else:
+        store_reports.show_listed(rows)
 
 
 def cat(parsed: argparse.Namespace) -> int:

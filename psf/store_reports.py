@@ -86,7 +86,7 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _id(digits: str) -> str:
+def shown_id(digits: str) -> str:
     """An id: its beginning for people, all of it for a pipe."""
     return digits[:_SHORT] if _is_terminal() else digits
 
@@ -101,7 +101,7 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 # -- rows for programs ---------------------------------------------------------------------------------------------------
 
 
-def session_row(moved: Moved) -> dict[str, Any]:
+def session_row(moved: Moved, now_s: float) -> dict[str, Any]:
     session = moved.session
     return {
         "session_id": session.session_id,
@@ -112,6 +112,7 @@ def session_row(moved: Moved) -> dict[str, Any]:
         "moves": moved.move.sequence,
         "used_at_s": session.used_at_s,
         "expires_at_s": session.expires_at_s(),
+        "expired": session.expires_at_s() <= now_s,
     }
 
 
@@ -147,6 +148,13 @@ def entry_row(entry: Entry) -> dict[str, Any]:
     if entry.kind is EntryKind.SYMLINK:
         return {**row, **bytes_row("target", entry.content)}
     return {**row, "id": entry.content.hex()}
+
+
+def listed_row(path: bytes, entry: Entry) -> dict[str, Any]:
+    """An entry with its path instead of its name, for lists of whole trees."""
+    shown, cut = shown_path(tuple(path.split(b"/")))
+    row = {key: value for key, value in entry_row(entry).items() if not key.startswith("name")}
+    return {**bytes_row("path", shown), **({"shortened": True} if cut else {}), **row}
 
 
 def change_row(change: Change) -> dict[str, Any]:
@@ -246,12 +254,13 @@ def show_sessions(found: dict[str, Any]) -> None:
     table = _table("session", "name", "language", "moves", "head", "last used", right=("moves",))
     for row in sorted(found["sessions"], key=lambda row: -row["used_at_s"]):
         used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["used_at_s"]))
-        table.add_row(cell(row["session_id"]), cell(row["name"] or ""), cell(row["runtime"]), f"{row['moves']}", _id(row["head"]), used)  # fmt: skip
+        used += ", expired" if row["expired"] else ""
+        table.add_row(cell(row["session_id"]), cell(row["name"] or ""), cell(row["runtime"]), f"{row['moves']}", shown_id(row["head"]), used)  # fmt: skip
     out.print(table if found["sessions"] else "no sessions")
     if found["pins"]:
         pins = _table("pin", "snapshot")
         for pin in found["pins"]:
-            pins.add_row(cell(pin["name"]), _id(pin["snapshot"]))
+            pins.add_row(cell(pin["name"]), shown_id(pin["snapshot"]))
         out.print()
         out.print(pins)
 
@@ -259,12 +268,23 @@ def show_sessions(found: dict[str, Any]) -> None:
 def show_entries(rows: list[dict[str, Any]]) -> None:
     table = _table("mode", "size", "step", "name", right=("size", "step"))
     for row in rows:
-        mode = _MODES[EntryKind[row["kind"].upper()]]
-        slash = "/" if row["kind"] == "directory" else ""
-        target = f" -> {shown_name(row_bytes(row, 'target'))}" if "target" in row else ""
-        name = shortened(shown_name(row_bytes(row, "name")) + slash + target)
-        table.add_row(mode, f"{row['size_bytes']}", f"{row['changed']}", Text(name))
+        table.add_row(*_entry_columns(row, "name"))
     _out().print(table if rows else "empty")
+
+
+def show_listed(rows: Iterable[dict[str, Any]]) -> None:
+    """The entries of a whole tree, each as soon as it is known: there may be millions."""
+    for row in rows:
+        mode, size_bytes, step, name = _entry_columns(row, "path")
+        sys.stdout.write(f"{mode} {size_bytes:>12} {step:>6} {name}\n")
+
+
+def _entry_columns(row: dict[str, Any], key: str) -> tuple[str, str, str, Text]:
+    slash = "/" if row["kind"] == "directory" else ""
+    target = f" -> {shortened(shown_name(row_bytes(row, 'target')))}" if "target" in row else ""
+    name = shown_name(row_bytes(row, key)) + slash
+    mode = _MODES[EntryKind[row["kind"].upper()]]
+    return mode, f"{row['size_bytes']}", f"{row['changed']}", Text(name + target)
 
 
 def show_changes(rows: Iterable[dict[str, Any]]) -> None:

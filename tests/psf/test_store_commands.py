@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,42 @@ def test_what_lies_in_a_snapshot_is_listed(root: Path, heads: Heads) -> None:
     ]
     assert "d/" in told("store", "ls", SESSION, store=root)
     assert "text" in told("store", "ls", SESSION, "./d/", store=root)
+
+
+def test_a_whole_tree_is_listed_path_by_path(root: Path, heads: Heads) -> None:
+    rows = asked("store", "ls", "-r", f"{SESSION}@3", store=root)
+    assert [(row["path"], row["kind"]) for row in rows] == [
+        ("d", "directory"),
+        ("d/large", "file"),
+        ("d/same", "file"),
+        ("d/text", "file"),
+    ]
+    lines = told("store", "ls", "-r", f"{SESSION}@3", store=root).splitlines()
+    assert [line.split()[-1] for line in lines] == ["d/", "d/large", "d/same", "d/text"]
+    assert [row["path"] for row in asked("store", "ls", "-r", SESSION, "d", store=root)] == ["same", "text"]
+
+
+def test_the_moves_of_a_session_are_listed_newest_first(root: Path, heads: Heads) -> None:
+    rows = asked("store", "log", SESSION, store=root)
+    assert [(row["move"], row["snapshot"]) for row in rows] == [
+        (number + 1, heads[SESSION][number].hex()) for number in (5, 4, 3, 2, 1, 0)
+    ]
+    assert rows[-1]["kind"] == "create"
+    (line,) = told("store", "log", SESSION, "--limit", "1", store=root).splitlines()
+    assert line.split()[0] == "6"
+    assert line.split()[-1] == heads[SESSION][-1].hex()
+    assert asked("store", "log", SESSION, "--limit", "2", store=root) == rows[:2]
+    assert "no session" in refused("store", "log", "nobody", store=root)
+
+
+def test_sessions_that_have_expired_are_marked(root: Path, heads: Heads) -> None:
+    store = LocalStore(root)
+    begin(store, "young", used_at_s=time.time())
+    store.close()
+    expired = {row["session_id"]: row["expired"] for row in asked("store", "ls", store=root)["sessions"]}
+    assert expired == {SESSION: True, OTHER: True, "young": False}
+    lines = told("store", "ls", store=root).splitlines()
+    assert {line.split()[0] for line in lines if line.endswith("expired")} == {SESSION, OTHER}
 
 
 def test_a_file_comes_out_byte_for_byte(root: Path, heads: Heads) -> None:

@@ -58,7 +58,7 @@ def test_names_of_strangers_are_shown_as_they_are(
     row = {"snapshot": "00", "pin": name, "files": 1, "total_bytes": 1, "left_out": [{"path": name, "reason": name}]}
     entry = Entry(name.encode(), EntryKind.FILE, b"x" * 32, 1, 1)
     pin = store_reports.pin_row(Pin(name, SnapshotId(bytes(32)), 1.0))
-    store_reports.show_sessions({"sessions": [store_reports.session_row(moved)], "pins": [pin]})
+    store_reports.show_sessions({"sessions": [store_reports.session_row(moved, 1.0)], "pins": [pin]})
     store_reports.show_entries([store_reports.entry_row(entry)])
     store_reports.show_imported_tree(row)
     store_reports.show_changes([{"path": name, "what": "added", "after": {"kind": "file"}}])
