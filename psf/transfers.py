@@ -134,7 +134,9 @@ def _name(path: str) -> str:
     """What a pin is called when nobody says: as the folder or archive is."""
     if path == "-":
         return "stdin"
-    name = Path(path).resolve().name
+    place = Path(path)
+    # What a pipe is called where its link ends means nothing.
+    name = (place.resolve() if place.is_file() or place.is_dir() else place).name
     ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
     return name.removesuffix(name[len(name) - len(ending) :]) or "root"
 

@@ -117,6 +117,11 @@ def test_archives_pass_through_pipes(root: Path, tmp_path: Path) -> None:
     done("store", "diff", "piped", "zipped", "--exit-code", store=tmp_path / "other")
 
 
+def test_a_pipe_that_is_named_gives_the_pin_its_name(root: Path) -> None:
+    archive = done("export", SESSION, "-", store=root)
+    assert b"pinned as stdin: 3 files" in done("import", "/dev/stdin", store=root, given=archive)
+
+
 def test_an_import_of_nothing_makes_no_store(tmp_path: Path) -> None:
     assert psf("import", str(tmp_path / "nothing"), store=tmp_path / "other").returncode == 1
     assert list(tmp_path.iterdir()) == []
