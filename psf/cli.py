@@ -24,32 +24,73 @@ DEFECT = 70
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly, 70 a defect of psf."""
+    """Run one command; returns its exit status: 0 done, 1 failed, 2 asked wrongly, 70 a defect of psf, 141 nobody reads on."""
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding cannot say
-    parsed = _parser().parse_args(arguments)
     try:
-        status: int = parsed.act(parsed)
+        status = _run(arguments)
         sys.stdout.flush()
-    except ConfigurationError as error:
-        print(f"psf: {printable(str(error))}", file=sys.stderr)
-        return MISUSED
-    except (PsfError, StoreError, ExecutorError) as error:
-        print(f"psf: {printable(str(error))}", file=sys.stderr)
-        return FAILED
+        sys.stderr.flush()
     except BrokenPipeError:
-        # Whoever read has seen enough. What is still to be written has no reader either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read has seen enough
         return 128 + signal.SIGPIPE
+    except OSError as error:  # as what was printed is flushed
+        status = _failed(error.strerror or error)
+        _drop_output()
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        parsed = _parser().parse_args(arguments)
+        status: int = parsed.act(parsed)
+    except SystemExit as done:  # after --help and --version, and for what is not understood
+        return done.code if isinstance(done.code, int) else FAILED
+    except ConfigurationError as error:
+        return _failed(error, MISUSED)
+    except (PsfError, StoreError, ExecutorError) as error:
+        return _failed(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        print(f"psf: {printable(str(error.strerror or error))}", file=sys.stderr)
-        return FAILED
+        return _failed(error.strerror or error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001 - the last resort, which says so
         return _defect(error)
     return status
+
+
+def _failed(reason: object, status: int = FAILED) -> int:
+    print(f"psf: {printable(str(reason))}", file=sys.stderr)
+    return status
+
+
+def _fill_closed_streams() -> None:
+    """Nothing that is opened later may get the number of a stream that the caller has closed: it would be printed into.
+
+    A closed stdout is one that nobody reads; what is said to a closed stderr goes nowhere.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is this one's
+    if sys.stdout is None:
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(writer)
+        os.close(reader)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as long as the process
+
+
+def _drop_output() -> None:
+    """What is still to be written cannot be: Python would try again as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def _defect(error: Exception) -> int:

@@ -77,9 +77,15 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{size_bytes:.1f} {_UNITS[unit]}"
 
 
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to psf.cli, as for all else that is printed: rich would end the process itself."""
+        raise BrokenPipeError
+
+
 def _out() -> Console:
     # No emoji: a name may be called `:bomb:`. Programs that read a pipe want whole lines.
-    return Console(highlight=False, soft_wrap=True, emoji=False, width=None if _is_terminal() else _PIPE_COLUMNS)
+    return _Out(highlight=False, soft_wrap=True, emoji=False, width=None if _is_terminal() else _PIPE_COLUMNS)
 
 
 def _is_terminal() -> bool:

@@ -108,6 +108,45 @@ def test_whoever_stops_reading_hears_no_more(place: Path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("store ls >&-", 141),
+        ("store ls --json >&-", 141),
+        (f"store cat {SESSION} d/text >&-", 141),
+        (f"export {SESSION} - >&-", 141),
+        ("--help >&-", 141),
+        ("store ls >&- 2>&- <&-", 141),
+        ("store ls 2>&-", 0),
+        ("store ls <&-", 0),
+        (f"export {SESSION} out.tar >&- 2>&-", 0),
+        ("store unpin nothing 2>&-", 1),
+        ("store unpin nothing >&- 2>&- <&-", 1),
+    ],
+)
+def test_closed_streams_are_not_spoken_of(command: str, status: int, place: Path) -> None:
+    environment = {**os.environ, "PSF_STORE": str(place / "store"), "PYTHONPATH": os.getcwd()}
+    line = f"{sys.executable} -m psf.cli {command}"
+    done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize("command", ["import -", "store import -"])
+def test_a_closed_stdin_is_told(command: str, place: Path) -> None:
+    environment = {**os.environ, "PSF_STORE": str(place / "new"), "PYTHONPATH": os.getcwd()}
+    line = f"{sys.executable} -m psf.cli {command} <&-"
+    done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (1, b"psf: cannot read '-': stdin is closed\n")
+    assert not (place / "new").exists()
+
+
+def test_a_full_disk_below_stdout_is_told_once(place: Path) -> None:
+    environment = {**os.environ, "PSF_STORE": str(place / "store"), "PYTHONPATH": os.getcwd()}
+    line = f"{sys.executable} -m psf.cli store ls > /dev/full"
+    done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (1, b"psf: No space left on device\n")
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"\0", b"x"]), st.integers(0, 3 * PIECE_BYTES)), max_size=6), st.booleans())
 def test_what_is_written_is_what_is_read_whatever_is_zero(pieces: list[tuple[bytes, int]], patch: bool) -> None:
     """Also when the beginning is written again, as archives do."""
