@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from store import journalled, moves
+from store import journalled
 from store import snapshot as snapshots
 from store import tree as trees
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind, TreeId
 from store.interfaces import ListedObjects, Objects
-from store.journalled import Records
+from store.journalled import PinnedHeads, Records
 from store.moves import LoggedHeads
 from store.reachable import is_implied, mark, object_needs
 from store.records import Name
@@ -35,7 +35,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 class CheckReport(msgspec.Struct, frozen=True):
     """What a check found. `broken` names, for each session (or pin), what is missing or damaged of what it needs, and where.
 
-    `harmless` is damage to what nothing needs: a crash leaves such where a write tore, and a sweep takes it away. `behind` are sessions of which the packs know later moves than the heads do: an old database was put back, or it was lost.
+    `harmless` is damage to what nothing needs: a crash leaves such where a write tore, and a sweep takes it away. `behind` are sessions of which the packs know later moves than the heads do, and pins that only they know: an old database was put back, or it was lost.
     `derived` is what was wrong with data that can be made again from the rest.
     """
 
@@ -60,7 +60,7 @@ class CheckReport(msgspec.Struct, frozen=True):
 
 def check(
     objects: ListedObjects,
-    heads: LoggedHeads,
+    heads: PinnedHeads,
     *,
     damaged: Mapping[Name, str] | None = None,
     look: Callable[[], Records] | None = None,
@@ -76,15 +76,14 @@ def check(
     if damaged is None:
         damaged = read_all(objects, stored, progress)
     roots, reachable, bad = _follow(objects, heads, roots, stored, damaged, progress)
-    records, ahead = journalled.compare(heads, look or (lambda: journalled.read_all(objects)))
-    behind = tuple(sorted(f"{life.session.session_id}: the packs know {life.last} moves" for life in ahead))
+    records, missing = journalled.compare(heads, look or (lambda: journalled.read_all(objects)))
     return CheckReport(
         len(stored),
         sum(kind is Kind.SNAPSHOT for kind, _ in stored),
         len((reachable | journalled.needed(heads, records)) & stored),
         tuple(sorted(damaged[name] for name in damaged.keys() & reachable)),
         _losses(objects, roots, reachable, bad) if bad else {},
-        behind,
+        missing.texts(),
         harmless=tuple(sorted(damaged[name] for name in damaged.keys() - reachable)),
     )
 
@@ -130,7 +129,7 @@ def read_all(objects: ListedObjects, stored: set[Name], progress: Progress) -> d
 
 def form_problem(name: Name, data: bytes) -> str | None:
     """Why an object's bytes, which match its name, are not the canonical encoding of what it should be."""
-    decoders = {Kind.TREE: trees.decode, Kind.SNAPSHOT: snapshots.decode, Kind.MOVE: moves.decode}
+    decoders = {Kind.TREE: trees.decode, Kind.SNAPSHOT: snapshots.decode, Kind.MOVE: journalled.decode}
     decode = decoders.get(name[0])
     try:
         if decode is not None:

@@ -176,11 +176,10 @@ class Sweep:
         return stored
 
     def _live_moves(self) -> set[Name]:
-        """The moves that are needed. Raises GcRefused when they know more than the heads do."""
-        records, behind = journalled.compare(self._heads, lambda: journalled.read_followed(self._objects, self._heads))
-        if behind:
-            session = behind[0].session.session_id
-            raise GcRefused(f"the heads database is older than the packs: of {len(behind)} sessions, one is {session}")
+        """The records of moves and pins that are needed. Raises GcRefused when they know more than the heads do."""
+        records, missing = journalled.compare(self._heads, lambda: journalled.read_followed(self._objects, self._heads))
+        if behind := missing.texts():
+            raise GcRefused(f"the heads database is older than the packs, in {len(behind)} places: {behind[0]}")
         lost = {name for name in set(self._objects) if name[0] is Kind.MOVE} - records.keys()
         lost -= self._objects.unfollowed({})
         if lost:
@@ -197,7 +196,7 @@ class Sweep:
             )
             for last in self._heads.last_moves()
         ]
-        known = moves.lives(journalled.read_all(self._objects).values())
+        known = moves.lives(journalled.moves_of(journalled.read_all(self._objects).values()))
         for session, log in logs:
             life = known.get(moves.life_of(session))
             if not {(move.sequence, move.to_snapshot) for move in log} <= (life.seen if life is not None else set()):

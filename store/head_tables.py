@@ -148,6 +148,11 @@ def append_move(database: sqlite3.Connection, moved: Moved) -> None:
     database.execute("insert into log values (?, ?, ?, ?, ?, ?, ?)", (moved.session.session_id, *row))
 
 
+def set_pin(database: sqlite3.Connection, pin: Pin) -> None:
+    """Add a pin, or move the one of its name."""
+    database.execute("insert or replace into pins values (?, ?, ?)", (pin.name, pin.snapshot, pin.at_s))
+
+
 def pin(row: tuple[Any, ...]) -> Pin:
     """The pin that a row of PIN says. Raises HeadsDamaged."""
     return Pin(*_checked("pins", _PIN_COLUMNS, row))

@@ -1,5 +1,5 @@
 """Session heads, their logs, pins and epochs in SQLite, in WAL mode. A commit that returned survives power loss: by SQLite's own
-sync, or, for sessions and their moves, by that of a journal.
+sync, or, for sessions, their moves and pins, by that of a journal.
 
 SQLite decides and is what is read. Times are seconds since 1970, given by the caller: the store reads no clock.
 """
@@ -214,6 +214,10 @@ class SqliteHeads:
 
         self._change(work)
 
+    def rebuild_pin(self, pin: Pin) -> None:
+        """Set a pin. The journal is not told: it has told us."""
+        self._change(lambda database: head_tables.set_pin(database, pin))
+
     def settle(self) -> None:
         """Have SQLite make durable what only the journal has."""
         # A transaction that writes nothing syncs nothing.
@@ -245,12 +249,26 @@ class SqliteHeads:
     def pin(self, pin: Pin, *, epoch: int | None = None) -> None:
         def work(database: sqlite3.Connection) -> None:
             _refuse_late(database, epoch)
-            database.execute("insert or replace into pins values (?, ?, ?)", (pin.name, pin.snapshot, pin.at_s))
+            replaced = _pin_of(database, pin.name)
+            head_tables.set_pin(database, pin)
+            if self._journal is not None and replaced != pin:
+                if replaced is not None:
+                    self._journal.unpinned(replaced)
+                self._journal.pinned(pin)
 
-        self._change(work)
+        self._transactions.run(work, logged=True)
 
     def unpin(self, name: str) -> bool:
-        return self._change(lambda database: database.execute("delete from pins where name = ?", (name,)).rowcount > 0)
+        def work(database: sqlite3.Connection) -> bool:
+            pin = _pin_of(database, name)
+            if pin is None:
+                return False
+            database.execute("delete from pins where name = ?", (name,))
+            if self._journal is not None:
+                self._journal.unpinned(pin)
+            return True
+
+        return self._transactions.run(work, logged=True)
 
     def pins(self) -> list[Pin]:
         return [head_tables.pin(row) for row in self._read(f"select {head_tables.PIN} from pins order by name")]
@@ -346,6 +364,11 @@ def _refuse_late(database: sqlite3.Connection, epoch: int | None) -> None:
         row = database.execute("select refused_before from epochs").fetchone()
         if epoch < head_tables.count(row, "epochs.refused_before"):
             raise WriterFenced
+
+
+def _pin_of(database: sqlite3.Connection, name: str) -> Pin | None:
+    row = database.execute(f"select {head_tables.PIN} from pins where name = ?", (name,)).fetchone()
+    return head_tables.pin(row) if row is not None else None
 
 
 def _raise_moved(database: sqlite3.Connection, session_id: str, expected: SnapshotId) -> None:

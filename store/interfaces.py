@@ -224,7 +224,7 @@ class Epochs(Protocol):
 
 
 class Journal(Protocol):
-    """Writes moves down a second time, where they outlast a lost database of heads. Told inside of the move's transaction."""
+    """Writes moves and pins down a second time, where they outlast a lost database of heads. Told inside of their transaction."""
 
     def moved(self, moved: Moved) -> None:
         """A session was created, or its head moved."""
@@ -232,6 +232,14 @@ class Journal(Protocol):
 
     def dropped(self, last: Moved) -> None:
         """A session was dropped, with what was said of it until its last move."""
+        ...
+
+    def pinned(self, pin: Pin) -> None:
+        """A pin was set."""
+        ...
+
+    def unpinned(self, pin: Pin) -> None:
+        """A pin was taken away, or moved from here."""
         ...
 
 

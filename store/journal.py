@@ -12,10 +12,12 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 
+from store import pins
 from store.ids import Kind
-from store.interfaces import Move, Moved, Session
+from store.interfaces import Move, Moved, Pin, Session
 from store.moves import CONFIRMED, MoveRecord, encode
 from store.packs import PackObjects
+from store.pins import PinRecord
 
 
 class PackJournal:
@@ -43,6 +45,12 @@ class PackJournal:
     def dropped(self, last: Moved) -> None:
         self._write(last.move.sequence, last.session, None)
 
+    def pinned(self, pin: Pin) -> None:
+        self._put_record(pins.encode(PinRecord(pin, removed=False, group=self._current_group())))
+
+    def unpinned(self, pin: Pin) -> None:
+        self._put_record(pins.encode(PinRecord(pin, removed=True, group=self._current_group())))
+
     def is_full(self) -> bool:
         return self._started and self._objects.waits_for_settling
 
@@ -51,7 +59,7 @@ class PackJournal:
             return
         if self._put:
             self._objects.sync()
-        # Also with what no move speaks of: a pin, say, of what was synced before.
+        # Also with what no record speaks of.
         for pack, end_bytes in self._objects.open_ends_bytes().items():
             if self._ends_bytes.get(pack) != end_bytes:
                 database.execute("insert or replace into followed values (?, ?)", (pack, end_bytes))
@@ -69,7 +77,13 @@ class PackJournal:
                 self._objects.seal_settled()
 
     def _write(self, sequence: int, session: Session, move: Move | None, group: int | None = None) -> None:
+        group = self._current_group() if group is None else group
+        self._put_record(encode(MoveRecord(sequence, session, move, group)))
+
+    def _current_group(self) -> int:
         if not self._put:
             self._group = self._tick()
-        record = MoveRecord(sequence, session, move, self._group if group is None else group)
-        self._put.append(self._objects.put(Kind.MOVE, encode(record)))
+        return self._group
+
+    def _put_record(self, data: bytes) -> None:
+        self._put.append(self._objects.put(Kind.MOVE, data))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from store import moves
+from store import moves, pins
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind
-from store.interfaces import ListedObjects, Objects
+from store.interfaces import ListedObjects, Objects, Pin, Pins
 from store.moves import Life, LoggedHeads, MoveRecord
+from store.pins import PinRecord
 from store.records import Name
 
 
@@ -19,20 +20,37 @@ class FollowedObjects(ListedObjects, Protocol):
     def unfollowed(self, followed_bytes: Mapping[int, int]) -> set[Name]: ...
 
 
-class FollowingHeads(LoggedHeads, Protocol):
+class PinnedHeads(LoggedHeads, Pins, Protocol):
+    """Heads and pins."""
+
+
+class FollowingHeads(PinnedHeads, Protocol):
     """Heads that say how far they have followed each pack."""
 
     def followed_bytes(self) -> dict[int, int]: ...
 
 
-Records = dict[Name, MoveRecord]
+Record = MoveRecord | PinRecord
+Records = dict[Name, Record]
+
+
+class Missing(NamedTuple):
+    """The sessions of which records know more than the heads do, and the pins that only they know."""
+
+    lives: list[Life]
+    pins: list[Pin]
+
+    def texts(self) -> tuple[str, ...]:
+        """Each of them in a few words."""
+        lives = [f"{life.session.session_id}: the packs know {life.last} moves" for life in self.lives]
+        return (*sorted(lives), *sorted(f"pin {pin.name}: the packs know it" for pin in self.pins))
 
 
 class Comparison(NamedTuple):
-    """The records, and the sessions of which they know more than the heads do."""
+    """The records, and what they know and the heads do not."""
 
     records: Records
-    missing: list[Life]
+    missing: Missing
 
 
 def read_all(objects: ListedObjects) -> Records:
@@ -47,35 +65,59 @@ def read_followed(objects: FollowedObjects, heads: FollowingHeads) -> Records:
     return _read(objects, names - objects.unfollowed(followed))
 
 
-def compare(heads: LoggedHeads, look: Callable[[], Records]) -> Comparison:
+def compare(heads: PinnedHeads, look: Callable[[], Records]) -> Comparison:
     """Compare heads with the records that `look` reads."""
     records = look()
-    missing = moves.missing_from(heads, moves.lives(records.values()))
-    if missing:
+    missing = _missing(heads, records)
+    if any(missing):
         # What was dropped since we looked is missed by the first look only, what is dropped now by the second only.
-        first = {moves.life_of(life.session) for life in missing}
-        again = moves.missing_from(heads, moves.lives(look().values()))
-        missing = [life for life in again if moves.life_of(life.session) in first]
+        again = _missing(heads, look())
+        first = {moves.life_of(life.session) for life in missing.lives}
+        missing = Missing(
+            [life for life in again.lives if moves.life_of(life.session) in first],
+            [pin for pin in again.pins if pin in missing.pins],
+        )
     return Comparison(records, missing)
 
 
-def needed(heads: LoggedHeads, records: Records) -> set[Name]:
-    """The records of sessions that are there; and that one was dropped, as long as anything else tells of it."""
-    known = moves.lives(records.values())
+def needed(heads: PinnedHeads, records: Records) -> set[Name]:
+    """The records of sessions and pins that are there; and that one was taken away, as long as anything else tells of it."""
+    known = moves.lives(moves_of(records.values()))
     present = {moves.life_of(last.session) for last in heads.last_moves()}
-    return {
-        name
-        for name, record in records.items()
-        if moves.life_of(record.session) in present
-        or (record.move is None and known[moves.life_of(record.session)].moves)
-    }
+    pinned, told = set(heads.pins()), {record.pin for record in pins_of(records.values()) if not record.removed}
+
+    def is_needed(record: Record) -> bool:
+        if isinstance(record, PinRecord):
+            return record.pin in (told if record.removed else pinned)
+        identity = moves.life_of(record.session)
+        return identity in present or (record.move is None and bool(known[identity].moves))
+
+    return {name for name, record in records.items() if is_needed(record)}
+
+
+def decode(data: bytes) -> Record:
+    """The record that `data` encodes. Raises DecodeError."""
+    return pins.decode(data) if pins.is_pin(data) else moves.decode(data)
+
+
+def moves_of(records: Iterable[Record]) -> list[MoveRecord]:
+    return [record for record in records if isinstance(record, MoveRecord)]
+
+
+def pins_of(records: Iterable[Record]) -> list[PinRecord]:
+    return [record for record in records if isinstance(record, PinRecord)]
+
+
+def _missing(heads: PinnedHeads, records: Records) -> Missing:
+    lives = moves.lives(moves_of(records.values()))
+    return Missing(moves.missing_from(heads, lives), pins.missing_from(heads.pins(), pins_of(records.values())))
 
 
 def _read(objects: Objects, names: Iterable[Name]) -> Records:
-    records = {}
+    records: Records = {}
     for name in names:
         try:
-            records[name] = moves.decode(objects.get(*name))
+            records[name] = decode(objects.get(*name))
         except (ObjectDamaged, ObjectMissing, DecodeError):
             continue
     return records

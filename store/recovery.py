@@ -11,15 +11,17 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
 
-from store import head_tables, moves
+from store import head_tables, journalled
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.heads import SqliteHeads
-from store.ids import Kind
+from store.ids import Kind, SnapshotId
 from store.interfaces import Move, Moved
 from store.journal import PackJournal
+from store.journalled import Record, moves_of, pins_of
 from store.moves import LifeId, MoveRecord, life_of
 from store.pack_writer import PackWriter
 from store.packs import PackObjects
+from store.pins import PinRecord
 from store.reachable import is_implied, mark
 from store.records import Name
 
@@ -63,39 +65,41 @@ def continuation(last: Moved | None, records: Iterable[MoveRecord]) -> list[Move
     return found
 
 
-def _unfollowed(objects: PackObjects, pack: PackWriter, start: int) -> list[MoveRecord]:
-    """The moves in a pack from `start` on, without those of an append that tore: these go away."""
+def _unfollowed(objects: PackObjects, pack: PackWriter, start: int) -> list[Record]:
+    """The records in a pack from `start` on, without those of an append that tore: these go away."""
     damage = next((damage for damage in pack.damages if damage >= start), None)
-    if damage is not None and _is_torn(objects, pack, _moves(objects, pack, damage)):
+    if damage is not None and _is_torn(objects, pack, _records(objects, pack, damage)):
         pack.cut(damage)
-    return _moves(objects, pack, start)
+    return _records(objects, pack, start)
 
 
-def _moves(objects: PackObjects, pack: PackWriter, start: int) -> list[MoveRecord]:
-    records = []
+def _records(objects: PackObjects, pack: PackWriter, start: int) -> list[Record]:
+    records: list[Record] = []
     for name, record in pack.records.items():
         if name[0] is Kind.MOVE and record.start >= start:
             try:
-                records.append(moves.decode(objects.get(*name)))
+                records.append(journalled.decode(objects.get(*name)))
             except (ObjectDamaged, ObjectMissing, DecodeError):
                 continue  # named by check
     return records
 
 
-def _is_torn(objects: PackObjects, pack: PackWriter, behind: list[MoveRecord]) -> bool:
-    """Whether damage is that of the last append, which was never synced: `behind` it stand moves of that append only, and of some
+def _is_torn(objects: PackObjects, pack: PackWriter, behind: list[Record]) -> bool:
+    """Whether damage is that of the last append, which was never synced: `behind` it stand records of that append only, and of some
     what they need is not there. Behind damage to what was durable stand later groups too, or they are whole.
     """
     if len({record.group for record in behind}) != 1:
         return False
-    return not all(_is_whole(objects, pack, record.move) for record in behind if record.move is not None)
+    moved = [(move.to_snapshot, move.from_snapshot) for record in moves_of(behind) if (move := record.move) is not None]
+    pinned = [(record.pin.snapshot, None) for record in pins_of(behind) if not record.removed]
+    return not all(_is_whole(objects, pack, snapshot, before) for snapshot, before in (*moved, *pinned))
 
 
-def _is_whole(objects: PackObjects, pack: PackWriter, move: Move) -> bool:
-    """Whether all is there that a move needs and the one before it does not."""
-    known: set[Name] = {(Kind.SNAPSHOT, move.from_snapshot)} if move.from_snapshot else set()
+def _is_whole(objects: PackObjects, pack: PackWriter, snapshot: SnapshotId, before: SnapshotId | None) -> bool:
+    """Whether all is there that a snapshot needs and the one `before` it does not."""
+    known: set[Name] = {(Kind.SNAPSHOT, before)} if before else set()
     needed = set(known)
-    if mark(objects, [(Kind.SNAPSHOT, move.to_snapshot)], needed):
+    if mark(objects, [(Kind.SNAPSHOT, snapshot)], needed):
         return False
     needed -= known
     try:
@@ -107,17 +111,28 @@ def _is_whole(objects: PackObjects, pack: PackWriter, move: Move) -> bool:
 
 
 def _follow(
-    database: sqlite3.Connection, records: Iterable[MoveRecord], ends_bytes: dict[int, int], journal: PackJournal
+    database: sqlite3.Connection, records: Iterable[Record], ends_bytes: dict[int, int], journal: PackJournal
 ) -> None:
     lives: defaultdict[LifeId, list[MoveRecord]] = defaultdict(list)
-    for record in records:
+    for record in moves_of(records):
         lives[life_of(record.session)].append(record)
     for _, life in sorted(lives.items(), key=lambda item: item[0][1]):
         last = _follow_life(database, life)
         if last is not None and any(_is_rival(record, last.move) for record in life):
             journal.confirmed(last)
+    for told in sorted(pins_of(records), key=lambda told: told.group):
+        _follow_pin(database, told)
     for pack, end_bytes in ends_bytes.items():
         database.execute("insert or replace into followed values (?, ?)", (pack, end_bytes))
+
+
+def _follow_pin(database: sqlite3.Connection, told: PinRecord) -> None:
+    pin = told.pin
+    if told.removed:
+        statement = "delete from pins where name = ? and snapshot = ? and at_s = ?"
+        database.execute(statement, (pin.name, pin.snapshot, pin.at_s))
+    else:
+        head_tables.set_pin(database, pin)
 
 
 def _is_rival(record: MoveRecord, last: Move) -> bool:

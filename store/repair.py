@@ -1,6 +1,6 @@
 """Mending a store folder as far as what is left allows. Nothing is deleted: what is damaged is moved to `damaged/`.
 
-Packs with damage are written anew without it; indexes are made from packs; heads from the moves that packs hold. What no copy
+Packs with damage are written anew without it; indexes are made from packs; heads from what packs say of them. What no copy
 holds any more stays lost, and `check` names every session and path that misses it.
 """
 
@@ -14,11 +14,9 @@ from pathlib import Path
 
 from store import journalled
 from store.check import Progress, no_progress
-from store.errors import StoreUnusable
 from store.files import Files
 from store.head_tables import HeadsDamaged, UnknownVersion
 from store.heads import SqliteHeads
-from store.interfaces import Pin
 from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
 from store.pack_folder import INDEX, SealedPack, packs_in
 from store.pack_writer import PackCopy
@@ -56,9 +54,10 @@ def repair_objects(
 
 
 def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
-    """Bring back the sessions and moves that packs know and the database does not; says what was done. Raises OSError."""
+    """Bring back the sessions, moves and pins that packs know and the database does not; says what was done. Raises OSError."""
     done = []
-    for life in journalled.compare(heads, lambda: journalled.read_all(objects)).missing:
+    missing = journalled.compare(heads, lambda: journalled.read_all(objects)).missing
+    for life in missing.lives:
         name = life.session.session_id
         # Moves that the packs do not know yet stay as the database has them.
         known = {move.sequence: move for move in heads.log(name, before=None, limit=ALL)} | life.moves
@@ -66,6 +65,9 @@ def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
         session = life.session if newest == life.last else heads.get(name, life.session.tenant)
         heads.rebuild(session, [known[sequence] for sequence in sorted(known)])
         done.append(f"session {name} was brought to its move {newest}")
+    for pin in missing.pins:
+        heads.rebuild_pin(pin)
+        done.append(f"pin {pin.name} was set again")
     return done
 
 
@@ -109,16 +111,10 @@ def put_damaged_heads_aside(root: Path, files: Files, connect: Callable[[Path], 
     path = root / HEADS
     if not os.path.lexists(path) or _is_sound(path, connect):
         return []
-    pins = _readable_pins(path, connect)
     for name in HEADS_FILES:
         if os.path.lexists(root / name):
             _put_aside(root, root / name, files)
-    if pins:
-        heads = SqliteHeads(path)
-        for pin in pins:
-            heads.pin(pin)
-        heads.close()
-    return [f"the damaged database of heads was put aside; pins that could be read and were kept: {len(pins)}"]
+    return ["the damaged database of heads was put aside"]
 
 
 def _rewrite(objects: PackObjects, pack: SealedPack, files: Files) -> int:
@@ -147,20 +143,6 @@ def _is_sound(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> bool
         return False
     try:
         return not heads.problems()
-    finally:
-        heads.close()
-
-
-def _readable_pins(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> list[Pin]:
-    """Pins are written down nowhere else."""
-    try:
-        heads = SqliteHeads(path, connect=connect)
-    except StoreUnusable:
-        return []
-    try:
-        return heads.pins()
-    except StoreUnusable:
-        return []
     finally:
         heads.close()
 

@@ -13,7 +13,6 @@ from store.errors import HeadMoved, SessionExists, SessionMissing
 from store.faulty import FaultyFiles
 from store.files import Files
 from store.ids import Kind
-from store.interfaces import Pin
 from store.local import LocalStore
 from store.moves import MoveRecord
 from store.recovery import continuation
@@ -163,12 +162,6 @@ def test_packs_are_sealed_only_when_sqlite_is_durable(tmp_path: Path) -> None:
     newest = max(store.heads.followed_bytes())
     assert not (store.root / "packs" / f"{newest:08d}.pack").exists()
     store.close()
-
-
-def test_pins_are_synced_by_sqlite(store: LocalStore) -> None:
-    kept = synced(store)
-    store.heads.pin(Pin("kept", EMPTY_SNAPSHOT_ID, 1.0))
-    assert (store.root / "heads.sqlite-wal").read_bytes() != kept["heads.sqlite-wal"]
 
 
 def made(sequence: int, start: int, end: int, group: int) -> MoveRecord:
