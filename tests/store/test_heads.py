@@ -72,6 +72,21 @@ def test_two_connections_see_and_exclude_each_other(tmp_path: Path) -> None:
     other.close()
 
 
+def test_a_session_that_is_used_while_unused_ones_are_dropped_stays(tmp_path: Path) -> None:
+    """Its step may begin and end between the look at what is unused and the dropping."""
+    heads = SqliteHeads(tmp_path / "heads.sqlite")
+    heads.create([session("used", used_at_s=10.0), session("unused", used_at_s=10.0)], "create")
+
+    def use(session_id: str) -> bool:
+        if session_id == "used":
+            heads.advance("used", snapshot_name(0), move(1, at_s=5000.0))
+        return False
+
+    assert heads.drop_unused_since(3000.0, is_running=use) == 1
+    assert [last.session.session_id for last in heads.last_moves()] == ["used"]
+    heads.close()
+
+
 def test_many_may_open_a_new_database_at_once(tmp_path: Path) -> None:
     opened = in_threads(lambda _: SqliteHeads(tmp_path / "heads.sqlite"))
     assert all(isinstance(heads, SqliteHeads) for heads in opened), opened
