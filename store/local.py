@@ -37,6 +37,7 @@ from store.recovery import recover
 from store.repair import (
     put_damaged_heads_aside,
     put_strangers_aside,
+    refuse_running,
     repair_heads,
     repair_objects,
     restore_format,
@@ -106,6 +107,7 @@ class LocalStore:
         Raises StoreUnusable, GcRunning, OSError.
         """
         files = files or Files()
+        refuse_running(root)
         done = put_strangers_aside(root, files) + restore_format(root, FORMAT, files)
         if not is_file(root / "FORMAT"):
             cls(root, files, connect=connect).close()  # makes the store, or refuses what is none

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from store import journalled
 from store.check import Progress, no_progress
+from store.errors import StoreUnusable
 from store.files import Files
 from store.head_tables import HeadsDamaged, UnknownVersion
 from store.heads import SqliteHeads
-from store.layout import HEADS, HEADS_FILES, is_directory, is_file, strangers
-from store.pack_folder import INDEX, SealedPack, packs_in
+from store.layout import HEADS, HEADS_FILES, is_directory, is_file, open_file, strangers
+from store.pack_folder import INDEX, OPEN, SealedPack, lock, packs_in
 from store.pack_writer import PackCopy
 from store.packs import PackObjects
 from store.records import PACK_HEADER, compress, decode_pack_header, scan
@@ -69,6 +70,22 @@ def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
         heads.rebuild_pin(pin)
         done.append(f"pin {pin.name} was set again")
     return done
+
+
+def refuse_running(root: Path) -> None:
+    """Raise StoreUnusable when another psf holds a pack of this store: what lies in it can be mended only when that has ended."""
+    packs = root / "packs"
+    for path in sorted(packs_in(packs)) if is_directory(packs) else ():
+        if path.suffix != OPEN or not is_file(path):
+            continue
+        descriptor = open_file(path, os.O_RDONLY, f"packs/{path.name}")
+        try:
+            if not lock(descriptor):
+                raise StoreUnusable(
+                    f"packs/{path.name} is held by a psf that is running: stop the servers on this store, then repair it"
+                )
+        finally:
+            os.close(descriptor)
 
 
 def put_strangers_aside(root: Path, files: Files) -> list[str]:

@@ -13,6 +13,7 @@ from store import journalled
 from store import snapshot as snapshots
 from store.capture import put_tree
 from store.check import check
+from store.errors import StoreUnusable
 from store.ids import Kind, SnapshotId, TreeId
 from store.large import LARGE_BYTES
 from store.local import LocalStore
@@ -140,6 +141,17 @@ def test_a_long_history_needs_no_more_stack(store: LocalStore) -> None:
     assert report.clean
     assert report.snapshots == 3000
     assert report.garbage == 0
+
+
+def test_mending_beside_a_running_process_is_refused_and_changes_nothing(store: LocalStore) -> None:
+    """What lies in its pack can be neither read through to its end nor written anew."""
+    begin(store, "a", put_snapshot(store, b"small"))
+    (store.root / "FORMAT").unlink()
+    with pytest.raises(StoreUnusable, match=r"packs/00000001\.open is held by a psf that is running: stop the servers"):
+        LocalStore.mend(store.root)
+    assert not (store.root / "FORMAT").exists()
+    store.close()
+    assert LocalStore.mend(store.root).report.clean
 
 
 def test_a_store_that_is_written_to_meanwhile_is_not_called_broken() -> None:
