@@ -23,6 +23,7 @@ from tests.store.history import LARGE_TAIL, begin, files_of, never, step
 SEAL_BYTES = 3000
 OPERATIONS_MAX = 200
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EINTR]
+GARBAGE = b"NOBODY'S"
 History = dict[SnapshotId, dict[bytes, bytes]]
 
 
@@ -36,13 +37,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, History]:
     for name in ("gone", "kept"):
         begin(store, name, used_at_s=10.0 if name == "gone" else 1e9)
         for number in range(8):
-            files = {b"small": os.urandom(350)}
+            mark = GARBAGE if name == "gone" else b""
+            files = {b"small": mark + os.urandom(350)}
             if number % 4 == 0:
-                files[b"large"] = os.urandom(9) + LARGE_TAIL
+                files[b"large"] = mark + os.urandom(9) + LARGE_TAIL
             snapshot = step(store, name, files, at_s=20.0 if name == "gone" else 1e9)
             if name == "kept":
                 history[snapshot] = files
     store.heads.drop_unused_since(1e6, is_running=nobody)
+    store.objects.seal()
     store.close()
     return root, history
 
@@ -80,10 +83,19 @@ def check(root: Path, files: FaultyFiles) -> None:
 
 
 def mend(root: Path, files: FaultyFiles) -> None:
-    """FORMAT, the heads and an index are gone, and a large blob that nobody needs is damaged."""
+    """FORMAT, the heads and an index are gone, and what nobody needs is damaged, in packs and in large files."""
+    for path in (*(root / "packs").glob("*.pack"), *(root / "large").glob("*/*")):
+        if GARBAGE in (data := path.read_bytes()):
+            path.chmod(0o600)
+            path.write_bytes(data.replace(GARBAGE, GARBAGE.lower()))
     for path in (root / "FORMAT", root / "heads.sqlite", next((root / "packs").glob("*.idx"), root / "FORMAT")):
         path.unlink(missing_ok=True)
-    assert LocalStore.mend(root, files).report.broken == {}
+    mended = LocalStore.mend(root, files, seal_bytes=SEAL_BYTES)
+    assert mended.report.broken == {}
+    assert mended.report.harmless == ()
+    aside = [path.name.split(".")[1:] for path in (root / "damaged").iterdir()]
+    assert ["pack"] in aside, "a pack was written anew"
+    assert [] in aside, "a large file was put aside"
 
 
 def assert_whole(root: Path, history: History) -> None:
