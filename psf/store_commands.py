@@ -35,7 +35,8 @@ from store.archives.members import DEFAULT_LIMITS
 from store.archives.writing import walk
 from store.bundle import MAGIC
 from store.capture import load_tree
-from store.check import CheckReport
+from store.check import CheckReport, Progress
+from store.errors import StoreUnusable
 from store.files import CHUNK_BYTES
 from store.ids import Kind, TreeId
 from store.interfaces import Lease, Objects
@@ -72,14 +73,23 @@ def check(parsed: argparse.Namespace) -> int:
             mended = LocalStore.mend(_store_folder(parsed), progress=told)
             report, done = mended.report, mended.done
         else:
-            with opened(parsed) as store:
-                report, _ = store.check(full=not parsed.fast, progress=told)
-            done = ()
+            report, done = _look(parsed, told), ()
     status = check_status(report, done)
     verdict = {0: "clean", REPAIRED: "repaired" if parsed.repair else "repairable", LOST: "lost"}[status]
     found = {"verdict": verdict, "done": done, **msgspec.to_builtins(report)}
     print_result(parsed, found, lambda _: store_reports.show_check(verdict, report, done))
     return status
+
+
+def _look(parsed: argparse.Namespace, told: Progress) -> CheckReport:
+    try:
+        with opened(parsed) as store:
+            return store.check(full=not parsed.fast, progress=told)[0]
+    except StoreUnusable as error:
+        if not error.mendable:
+            raise
+        # What lies in it nobody can say before that is mended.
+        return CheckReport(0, 0, 0, (), {}, derived=(str(error),))
 
 
 def check_status(report: CheckReport, done: tuple[str, ...]) -> int:

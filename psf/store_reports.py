@@ -203,7 +203,7 @@ def show_check(verdict: str, report: CheckReport, done: tuple[str, ...]) -> None
     )
     for text in done:
         out.print(f"  done: {escape(text)}")
-    for text in (*report.derived, *(f"session {behind}; the heads database knows less" for behind in report.behind)):
+    for text in (*report.derived, *report.behind):
         out.print(f"  {'found' if done else 'can be repaired'}: {escape(text)}")
     for text in report.damaged:
         out.print(f"  [red]damaged[/]: {escape(text)}")
@@ -215,6 +215,13 @@ def show_check(verdict: str, report: CheckReport, done: tuple[str, ...]) -> None
             out.print(f"    and {len(losses) - _LOSSES_SHOWN} more (all with --json)")
     if report.harmless:
         out.print(f"  {len(report.harmless)} damaged objects that nothing needs; gc removes them")
+    if verdict == "lost":
+        out.print(
+            "  to get it back: first `psf store check --repair`, with the servers on this store stopped; then bring in what"
+        )
+        out.print(
+            "  holds the same content: a bundle (`psf store import FILE`), or a folder or an archive (`psf import PATH`)"
+        )
     if verdict == "repairable":
         out.print("  to repair: stop the servers on this store, then `psf store check --repair`")
 

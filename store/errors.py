@@ -124,3 +124,5 @@ class StoreUnusable(StoreError):
     """The store folder cannot be used: wrong format, no rights, no space, or not a store."""
 
     code = "store_unusable"
+    mendable = False
+    """Whether `psf store check --repair` makes it usable again."""

@@ -91,6 +91,8 @@ class UnknownVersion(StoreUnusable):
 class HeadsDamaged(StoreUnusable):
     """The database of heads says what cannot be, or nothing that can be read: it is to be made again."""
 
+    mendable = True
+
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}; `psf store check --repair` mends it")
 

@@ -42,8 +42,14 @@ class Missing(NamedTuple):
 
     def texts(self) -> tuple[str, ...]:
         """Each of them in a few words."""
-        lives = [f"{life.session.session_id}: the packs know {life.last} moves" for life in self.lives]
-        return (*sorted(lives), *sorted(f"pin {pin.name}: the packs know it" for pin in self.pins))
+        lives = [
+            f"{life.session.session_id}: the packs know {life.last} moves, the heads database less"
+            for life in self.lives
+        ]
+        return (
+            *sorted(lives),
+            *sorted(f"pin {pin.name}: the packs know it, the heads database does not" for pin in self.pins),
+        )
 
 
 class Comparison(NamedTuple):

@@ -38,7 +38,7 @@ class Stranger(StoreUnusable):
 
     def __init__(self, place: str, mode: int, wanted: int = stat.S_IFREG) -> None:
         self.place, self.reason = place, f"it is {_word(mode)}, not {_word(wanted)}"
-        self.movable = place not in _KEPT
+        self.movable = self.mendable = place not in _KEPT
         advice = "`psf store check --repair` puts it aside" if self.movable else "put the store's own directory there"
         super().__init__(f"{place} in the store cannot be used: {self.reason}; {advice}")
 

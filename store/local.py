@@ -37,6 +37,7 @@ from store.recovery import recover
 from store.repair import (
     put_damaged_heads_aside,
     put_strangers_aside,
+    refuse_lost_format,
     refuse_running,
     repair_heads,
     repair_objects,
@@ -119,6 +120,7 @@ class LocalStore:
                 if not report.clean or report.harmless:
                     done += repair_objects(root, store.objects, findings, files, progress)
                     done += repair_heads(store.objects, store.heads)
+                    done += [f"made again: {text}" for text in store.objects.folder.rebuilt]
                     store.objects.folder.rebuilt.clear()
                     report, _ = store.check(full=True, progress=progress)
             finally:
@@ -166,11 +168,13 @@ class LocalStore:
             with path.open("rb") as file:
                 found = file.read(len(FORMAT) + 1)
             if found != FORMAT:
+                refuse_lost_format(self.root)
                 raise StoreUnusable(
                     f"{self.root} holds a store of another format; this psf reads {FORMAT.decode().strip()}"
                 )
             return
         if any(self.root.iterdir()):
+            refuse_lost_format(self.root)
             raise StoreUnusable(f"{self.root} is neither a psf store nor empty; choose another folder with --store")
         # Whoever made the folder, perhaps we before we were killed, may not have made its name last.
         with contextlib.suppress(PermissionError):  # who may not read where it lies did not make it

@@ -103,6 +103,21 @@ def put_strangers_aside(root: Path, files: Files) -> list[str]:
     return done
 
 
+class FormatLost(StoreUnusable):
+    """The file that says what a folder is, is lost or damaged; the packs are a store's."""
+
+    mendable = True
+
+    def __init__(self) -> None:
+        super().__init__("the file FORMAT of the store is lost or damaged; `psf store check --repair` writes it again")
+
+
+def refuse_lost_format(root: Path) -> None:
+    """Raise FormatLost when that is what is wrong with a folder."""
+    if not _read_format(root) and _has_own_packs(root):
+        raise FormatLost
+
+
 def restore_format(root: Path, content: bytes, files: Files) -> list[str]:
     """Before a store is opened: write its FORMAT again when that is lost and the packs are ours; says what was done."""
     path = root / "FORMAT"

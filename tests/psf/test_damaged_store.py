@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from store.local import LocalStore
-from tests.store.history import begin, step
+from tests.store.history import LARGE_TAIL, begin, step
 
 
 def psf(*arguments: str, store: Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,21 @@ def missing_table(root: Path) -> None:
         database.executescript("drop table log")
 
 
-@pytest.mark.parametrize("spoil", [fifo_for_format, fifo_for_pack, wrong_value, missing_table])
+def lost_format(root: Path) -> None:
+    (root / "FORMAT").unlink()
+
+
+def other_format(root: Path) -> None:
+    (root / "FORMAT").write_bytes(b"psf st\0\0\0\0\0\0")
+
+
+def noise_for_heads(root: Path) -> None:
+    (root / "heads.sqlite").write_bytes(b"noise" * 1000)
+
+
+@pytest.mark.parametrize(
+    "spoil", [fifo_for_format, fifo_for_pack, wrong_value, missing_table, lost_format, other_format, noise_for_heads]
+)
 def test_a_tampered_store_is_told_in_a_line_and_mended(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     root = tmp_path / "store"
     store = LocalStore(root)
@@ -57,8 +71,32 @@ def test_a_tampered_store_is_told_in_a_line_and_mended(tmp_path: Path, spoil: Ca
         assert "`psf store check --repair`" in line
         assert str(tmp_path) not in line
     checked = psf("check", store=root)
-    assert checked.returncode in (1, 3)
+    assert checked.returncode == 3
     assert "`psf store check --repair`" in " ".join((checked.stdout + checked.stderr).split())
     assert psf("check", "--repair", store=root).returncode == 3
     assert psf("check", store=root).returncode == 0
     assert psf("ls", "a" * 12, "d", store=root).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("check", "--repair")])
+def test_a_marker_that_was_made_again_is_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    root = tmp_path / "store"
+    LocalStore(root).close()
+    (root / "marker").unlink()
+    done = psf(*arguments, store=root)
+    assert done.returncode == 3
+    assert "the file with the store's marker was lost or damaged" in done.stdout
+    assert psf(*arguments, store=root).returncode == 0
+
+
+def test_whoever_has_lost_something_is_told_how_to_get_it_back(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = LocalStore(root)
+    begin(store, "a" * 12)
+    step(store, "a" * 12, {b"file": LARGE_TAIL})
+    store.close()
+    next((root / "large").glob("*/*")).unlink()
+    done = psf("check", "--fast", store=root)
+    assert done.returncode == 4
+    for command in ("`psf store check --repair`", "`psf store import FILE`", "`psf import PATH`"):
+        assert command in done.stdout

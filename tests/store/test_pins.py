@@ -93,8 +93,8 @@ def test_pins_outlast_a_lost_and_an_old_database(store: LocalStore, old: bool) -
     after = LocalStore(root)
     report, _ = after.check(full=True)
     assert [text for text in report.behind if "pin " in text] == [
-        "pin moved: the packs know it",
-        "pin new: the packs know it",
+        "pin moved: the packs know it, the heads database does not",
+        "pin new: the packs know it, the heads database does not",
     ]
     with pytest.raises(GcRefused, match="older than the packs"):
         after.sweep(dry=False, pause=never)
