@@ -10,6 +10,7 @@ import msgspec
 from store import journalled
 from store import snapshot as snapshots
 from store import tree as trees
+from store.capture import load_tree
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind, TreeId
 from store.interfaces import ListedObjects, Objects
@@ -24,6 +25,7 @@ LOSSES_MAX = 1000
 """How many losses of one session are named; the rest is counted."""
 
 Progress = Callable[[str, int, int], None]
+NO_SIZES: Mapping[bytes, int] = {}
 Root = tuple[str, Name]
 """A session, or pin, and a snapshot that it needs."""
 
@@ -63,25 +65,32 @@ def check(
     heads: PinnedHeads,
     *,
     damaged: Mapping[Name, str] | None = None,
+    large_bytes: Mapping[bytes, int] = NO_SIZES,
     look: Callable[[], Records] | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Read every object, and follow every head, log entry and pin down to the last blob. Changes nothing.
 
-    `damaged` is what is wrong with which objects, for a caller that has read them all; `look` reads what the packs say of heads.
+    `damaged` is what is wrong with which objects, for a caller that has read them all; `large_bytes` has the sizes of blobs that
+    nobody has read; `look` reads what the packs say of heads.
     """
     # Heads first: what they need was there before them, also beside a server that goes on.
     roots = _roots(heads)
     stored = set(objects)
     if damaged is None:
         damaged = read_all(objects, stored, progress)
-    roots, reachable, bad = _follow(objects, heads, roots, stored, damaged, progress)
+    roots, reachable, bad = _follow(objects, heads, roots, stored, damaged, large_bytes, progress)
     records, missing = journalled.compare(heads, look or (lambda: journalled.read_all(objects)))
     return CheckReport(
         len(stored),
         sum(kind is Kind.SNAPSHOT for kind, _ in stored),
         len((reachable | journalled.needed(heads, records)) & stored),
-        tuple(sorted(damaged[name] for name in damaged.keys() & reachable)),
+        tuple(
+            sorted(
+                {damaged[name] for name in damaged.keys() & reachable}
+                | {bad[name] for name in bad if name[1] in large_bytes}
+            )
+        ),
         _losses(objects, roots, reachable, bad) if bad else {},
         missing.texts(),
         harmless=tuple(sorted(damaged[name] for name in damaged.keys() - reachable)),
@@ -94,6 +103,7 @@ def _follow(
     roots: list[Root],
     stored: set[Name],
     damaged: Mapping[Name, str],
+    large_bytes: Mapping[bytes, int],
     progress: Progress,
 ) -> tuple[list[Root], set[Name], dict[Name, str]]:
     """The roots, all that they reach, and what of it is missing or damaged."""
@@ -103,6 +113,7 @@ def _follow(
             objects, (root for _, root in roots), reachable, lambda found: progress("following", found, len(stored))
         )
         bad |= {name: damaged[name] for name in reachable & damaged.keys()}
+        bad |= _resized(objects, reachable - bad.keys(), large_bytes) if large_bytes else {}
         missing = {name for name in reachable - stored if not is_implied(name)}
         bad |= {name: f"{_word(name)} is missing" for name in objects.find_missing(missing)}
         # What was dropped meanwhile, and may have been swept, is no loss.
@@ -111,6 +122,22 @@ def _follow(
         if len(kept) == len(roots):
             return roots, reachable, bad
         roots = kept
+
+
+def _resized(objects: Objects, reachable: set[Name], large_bytes: Mapping[bytes, int]) -> dict[Name, str]:
+    """The files of trees that have another size than their trees say."""
+    bad: dict[Name, str] = {}
+    for kind, identity in reachable:
+        try:
+            entries = load_tree(objects, TreeId(identity)) if kind is Kind.TREE else ()
+        except (ObjectDamaged, ObjectMissing):
+            continue  # swept since it was marked
+        for entry in entries:
+            size_bytes = large_bytes.get(entry.content) if entry.is_file else None
+            if size_bytes not in (None, entry.size_bytes):
+                name = (Kind.BLOB, entry.content)
+                bad[name] = f"{_word(name)} is damaged: its file has {size_bytes} bytes, not {entry.size_bytes}"
+    return bad
 
 
 def _roots(heads: LoggedHeads) -> list[Root]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ def check_store(
             objects,
             heads,
             damaged=_lost(objects, flaws),
+            large_bytes={} if full else _sizes(objects),
             look=lambda: journalled.read_followed(objects, heads),
             progress=progress,
         )
@@ -123,6 +125,15 @@ def _read_pack(pack: SealedPack, faults: list[Fault], *, full: bool) -> Iterator
             data = reading.object(record)
             if data is not None and (problem := form_problem(record.name, data)) is not None:
                 yield Flaw(place, pack.number, record.name, problem)
+
+
+def _sizes(objects: PackObjects) -> dict[bytes, int]:
+    """The size of each large blob's file."""
+    sizes = {}
+    for name in objects.large:
+        with contextlib.suppress(FileNotFoundError):  # swept just now
+            sizes[name] = objects.large.size_bytes(name)
+    return sizes
 
 
 def _read_large(objects: PackObjects, progress: Progress) -> Iterator[Flaw]:

@@ -82,6 +82,20 @@ def test_a_deleted_large_blob_is_named_with_its_session(store: LocalStore) -> No
     assert report.broken["torn"] == (f"step 1: d/file: blob {name} is missing",)
 
 
+@pytest.mark.parametrize("size_bytes", [0, LARGE_BYTES - 1, LARGE_BYTES + 1])
+def test_a_fast_check_sees_a_large_file_of_another_size(store: LocalStore, size_bytes: int) -> None:
+    begin(store, "a", put_snapshot(store, LARGE))
+    begin(store, "b", put_snapshot(store, b"small"))
+    assert store.check(full=False)[0].clean
+    large_file(store).chmod(0o600)
+    os.truncate(large_file(store), size_bytes)
+    report, _ = store.check(full=False)
+    said = f"its file has {size_bytes} bytes, not {LARGE_BYTES}"
+    assert [said in text for text in report.damaged] == [True]
+    assert list(report.broken) == ["a"]
+    assert report.broken["a"][0].startswith("step 1: d/file: blob ")
+
+
 @pytest.mark.parametrize("harm", ["deleted", "damaged"])
 def test_every_session_that_shares_what_is_broken_is_named(store: LocalStore, harm: str) -> None:
     """Forks share their history: whoever needs the blob must be told, not only the first that is looked at."""
