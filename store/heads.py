@@ -174,16 +174,17 @@ class SqliteHeads:
 
     def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         expired = "used_at_s + ttl_s < ?"
-        unused = [
-            last for last in self._last_moves(f"where {expired}", horizon_s) if not is_running(last.session.session_id)
-        ]
+        found = [last.session.session_id for last in self._last_moves(f"where {expired}", horizon_s)]
+        unused = [session_id for session_id in found if not is_running(session_id)]
 
         def work(database: sqlite3.Connection) -> int:
-            # Whoever was used meanwhile stays.
-            statement = f"delete from sessions where session_id = ? and {expired}"
-            dropped = [
-                last for last in unused if database.execute(statement, (last.session.session_id, horizon_s)).rowcount
-            ]
+            dropped: list[Moved] = []
+            for session_id in unused:
+                # Whoever was used meanwhile stays, and who moved meanwhile is dropped after that move.
+                row = database.execute(head_tables.LAST_MOVE, (session_id,)).fetchone()
+                statement = f"delete from sessions where session_id = ? and {expired}"
+                if row is not None and database.execute(statement, (session_id, horizon_s)).rowcount:
+                    dropped.append(head_tables.moved(row))
             for last in dropped:
                 if self._journal is not None:
                     self._journal.dropped(last)

@@ -6,6 +6,7 @@ holds any more stays lost, and `check` names every session and path that misses 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -40,10 +41,13 @@ def repair_objects(
     if own is not None and own.number in flawed:
         objects.seal()
     packs = [pack for pack in objects.folder.sealed() if pack.number in flawed]
+    if packs:
+        objects.open_highest_pack()  # or the number of one that goes could be given to another
     for number, pack in enumerate(packs, 1):
         kept = _rewrite(objects, pack, files)
         _put_aside(root, pack.path, files)
-        files.unlink(str(pack.path.with_suffix(INDEX)))
+        with contextlib.suppress(FileNotFoundError):  # there was no room for it
+            files.unlink(str(pack.path.with_suffix(INDEX)))
         done.append(f"pack {pack.number} was written anew with its {kept} whole records")
         progress("rewriting packs", number, len(packs))
     for flaw in findings.flaws:

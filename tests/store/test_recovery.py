@@ -77,6 +77,17 @@ def test_a_session_that_was_dropped_stays_dropped(store: LocalStore, used_again:
     after.close()
 
 
+def test_a_session_that_moves_while_it_is_dropped_is_dropped_after_that_move(store: LocalStore) -> None:
+    begin(store, "a", used_at_s=10.0)
+
+    def moves_on(_: str) -> bool:
+        step(store, "a", {b"f": b"late"}, at_s=10.0)
+        return False
+
+    assert store.heads.drop_unused_since(1e6, is_running=moves_on) == 1
+    assert store.check(full=True)[0].clean
+
+
 def test_what_has_been_followed_is_not_followed_again(store: LocalStore) -> None:
     """Else a session whose end another process wrote down elsewhere would come back."""
     begin(store, "a")
