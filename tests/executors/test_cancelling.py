@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 from pathlib import Path
@@ -46,6 +47,8 @@ async def test_steps_that_are_cancelled_at_any_moment_leave_nothing_and_harm_nob
     async with bench.local_executor(tmp_path, objects, kind) as executor:
         other = History(executor, objects)
         await other.shell("echo 0 > n")
+        executor._workspaces.wait_for_removal()
+        gc.collect()  # what other tests have left open
         launcher, descriptors = launcher_pid(executor), len(os.listdir("/proc/self/fd"))
 
         async def go_on() -> None:

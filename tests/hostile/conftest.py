@@ -33,6 +33,12 @@ class House:
     def session(self) -> History:
         return History(self._executor, self.store.objects)
 
+    def workspaces(self) -> Path:
+        """The folder of the work directories, when what was given up of them is gone."""
+        assert isinstance(self._executor, LocalExecutor)
+        self._executor._workspaces.wait_for_removal()
+        return self.home / "store" / "workspaces"
+
     def assert_untouched(self) -> None:
         """What stands in the house is what was put there."""
         assert self.canary.read_text() == SECRET

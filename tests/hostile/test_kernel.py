@@ -112,7 +112,7 @@ async def test_special_mode_bits_give_nothing_and_are_not_kept(house: House, ses
     await session.shell(f"cp /usr/bin/id id; chmod {mode} id; mkdir d; chmod {mode} d; ./id -u > who; ./id -g >> who")
     assert session.contents()["who"] == b"1000\n1000\n"
     assert await session.says("stat -c %a id d; ./id -u; ./id -G") == "755\n755\n1000\n1000"
-    workspaces = house.home / "store" / "workspaces"
+    workspaces = house.workspaces()
     files = [path for path in workspaces.rglob("*") if not path.is_symlink()]
     assert any(path.name == "id" for path in files)
     assert not [path for path in files if path.stat().st_mode & 0o6000]
