@@ -228,8 +228,10 @@ class PackObjects:
                 self._full.pop()
 
     def open_ends_bytes(self) -> dict[int, int]:
-        """Where the packs end that this process has open, by number. Nothing there is not durable."""
-        with self._alone():
+        """Where the packs end that this process has open, by number. Nothing before is not durable: an end moves after its sync, so
+        nobody need wait for one that is under way.
+        """
+        with self._state:
             return {writer.number: writer.end for writer in self._writers()}
 
     def withdraw(self, names: Collection[Name]) -> None:

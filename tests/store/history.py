@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import msgspec
 
 from store import snapshot as snapshots
@@ -70,3 +73,14 @@ def files_of(store: LocalStore, snapshot: SnapshotId) -> dict[bytes, bytes]:
 def never() -> bool:
     """Gc has no patience with writers in flight."""
     return False
+
+
+def with_heads(store: LocalStore, kept: dict[str, bytes]) -> Path:
+    """A copy of the store, called "after", whose database of heads is only what `kept` has of its files."""
+    after = store.root.with_name("after")
+    shutil.copytree(store.root, after)
+    for name in ("heads.sqlite", "heads.sqlite-wal", "heads.sqlite-shm"):
+        (after / name).unlink(missing_ok=True)
+        if name in kept:
+            (after / name).write_bytes(kept[name])
+    return after

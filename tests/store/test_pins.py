@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from store.local import LocalStore
 from store.pins import PinRecord, missing_from, standing
 from store.snapshot import EMPTY_SNAPSHOT_ID
 from store.testing import snapshot_name
-from tests.store.history import begin, files_of, never, put_step, step
+from tests.store.history import begin, files_of, never, put_step, step, with_heads
 
 IDS = st.binary(min_size=32, max_size=32).map(SnapshotId)
 PINS = st.builds(Pin, st.text(max_size=20), IDS, st.floats(0, 1e10))
@@ -68,17 +67,6 @@ def pin(store: LocalStore, name: str, at_s: float = 5.0) -> Pin:
     made = Pin(name, put_step(store, EMPTY_SNAPSHOT_ID, 1, {b"f": os.urandom(2000)}), at_s)
     store.heads.pin(made)
     return made
-
-
-def with_heads(store: LocalStore, kept: dict[str, bytes]) -> Path:
-    """A copy of the store whose database of heads is only what `kept` has of it."""
-    after = store.root.with_name("after")
-    shutil.copytree(store.root, after)
-    for name in ("heads.sqlite", "heads.sqlite-wal", "heads.sqlite-shm"):
-        (after / name).unlink(missing_ok=True)
-        if name in kept:
-            (after / name).write_bytes(kept[name])
-    return after
 
 
 @pytest.mark.parametrize("old", [False, True])

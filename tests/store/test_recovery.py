@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from store.moves import MoveRecord
 from store.recovery import continuation
 from store.snapshot import EMPTY_SNAPSHOT_ID
 from store.testing import move, nobody, session, snapshot_name
-from tests.store.history import TENANT, begin, files_of, never, put_step, step
+from tests.store.history import TENANT, begin, files_of, never, put_step, step, with_heads
 
 
 @pytest.fixture
@@ -30,13 +29,7 @@ def store(tmp_path: Path) -> Iterator[LocalStore]:
 
 def power_cut(store: LocalStore, *, kept: dict[str, bytes]) -> LocalStore:
     """A store as it is after one: of heads.sqlite only what was synced, that is `kept`. The packs lose nothing that was synced."""
-    after = store.root.with_name("after")
-    shutil.copytree(store.root, after)
-    for name in ("heads.sqlite", "heads.sqlite-wal", "heads.sqlite-shm"):
-        (after / name).unlink(missing_ok=True)
-        if name in kept:
-            (after / name).write_bytes(kept[name])
-    return LocalStore(after)
+    return LocalStore(with_heads(store, kept))
 
 
 def synced(store: LocalStore) -> dict[str, bytes]:
