@@ -67,6 +67,9 @@ class SqliteHeads:
             with ExitStack() as opened:
                 writer = connect(path)
                 opened.callback(writer.close)
+                # The journal with which the mode is switched must be gone for good: after a power cut it would take the switch back, and
+                # SQLite then reads nothing of the WAL. Where the WAL is there already, nothing else makes its end durable.
+                writer.execute("pragma synchronous=extra")
                 _enter_wal(writer)
                 writer.execute("pragma foreign_keys=on")
                 self._transactions = Transactions(writer, journal or NoLog())

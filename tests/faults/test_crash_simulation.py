@@ -21,11 +21,12 @@ from store.recording import (
     Sync,
     SyncFailed,
     Truncate,
+    Unlink,
     Write,
 )
 from tests.faults.crashing import crash
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.scenes import Carelessness, played
+from tests.faults.scenes import PLACE, Carelessness, Scene, played
 from tests.faults.simulation import STATES_OF_ONE_SCENE, quick_folder, simulate
 
 STATES = 2000
@@ -60,6 +61,26 @@ def test_a_scene_that_is_played_twice_writes_the_same(scenario: Scenario) -> Non
     first = events()
     assert first == events()
     assert len(first) > 20
+
+
+def test_the_journal_of_a_database_whose_first_opening_was_cut_off_is_gone_for_good() -> None:
+    """It switched to a WAL that was there already: with the journal back, SQLite would read nothing of that."""
+    with quick_folder() as folder:
+
+        def opened(scene: Scene) -> None:
+            scene.close(scene.open())
+
+        with played(opened, folder, random.Random(1), Carelessness()):
+            pass
+        root = folder / PLACE
+        (root / "heads.sqlite").unlink()
+        (root / "heads.sqlite-wal").touch()
+        with played(opened, folder, random.Random(2), Carelessness()) as scene:
+            events = list(scene.log.events)
+    unlinked = [event for event in events if isinstance(event, Unlink) and event.name == b"heads.sqlite-journal"]
+    behind = events[events.index(unlinked[-1]) + 1 :]
+    assert Sync(unlinked[-1].directory) in behind
+    assert not any(isinstance(event, Write) for event in behind[: behind.index(Sync(unlinked[-1].directory))])
 
 
 # -- the disk itself: as kind as promised, and as harsh -----------------------------------------------------------------
