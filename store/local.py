@@ -119,6 +119,7 @@ class LocalStore:
                 report, findings = store.check(full=True, progress=progress)
                 if not report.clean or report.harmless:
                     done += repair_objects(root, store.objects, findings, files, progress)
+                    store._put_empty()  # what everybody knows is not lost
                     done += repair_heads(store.objects, store.heads)
                     done += [f"made again: {text}" for text in store.objects.folder.rebuilt]
                     store.objects.folder.rebuilt.clear()
@@ -154,12 +155,15 @@ class LocalStore:
             self.leases = FileLeases(
                 self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch
             )
-            # Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it.
-            if self.objects.find_missing([(Kind.TREE, EMPTY_TREE), (Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID)]):
-                self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
-                self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
-                self.objects.sync()
+            self._put_empty()
             opened.pop_all()
+
+    def _put_empty(self) -> None:
+        """Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it."""
+        if self.objects.find_missing([(Kind.TREE, EMPTY_TREE), (Kind.SNAPSHOT, EMPTY_SNAPSHOT_ID)]):
+            self.objects.put(Kind.TREE, EMPTY_TREE_BYTES)
+            self.objects.put(Kind.SNAPSHOT, EMPTY_SNAPSHOT_BYTES)
+            self.objects.sync()
 
     def _check_format(self) -> None:
         path = self.root / "FORMAT"

@@ -337,8 +337,11 @@ def open_pack(descriptor: int, path: Path, marker: bytes) -> PackFile:
     if header is not None:
         file.marker = header.marker
         return file
-    magic = read_exactly(descriptor, len(PACK_MAGIC), 0)
-    if magic[:-1] == PACK_MAGIC[:-1] and magic not in (PACK_MAGIC, COMPACTED_MAGIC):
+    beginning = read_exactly(descriptor, len(PACK_MAGIC) + len(marker), 0)
+    magic, its_marker = beginning[: len(PACK_MAGIC)], beginning[len(PACK_MAGIC) :]
+    is_other = magic[:-1] == PACK_MAGIC[:-1] and magic not in (PACK_MAGIC, COMPACTED_MAGIC)
+    # With the store's own marker it is no other version, but a damaged number of one of these.
+    if is_other and its_marker != marker:
         raise StoreUnusable(f"pack {number_of(path)} is of format {magic[-1]}; this psf reads 3 and 4")
     return file
 

@@ -18,6 +18,7 @@ from store.errors import ObjectDamaged, ObjectMissing, SessionMissing, StoreUnus
 from store.ids import SnapshotId
 from store.interfaces import Move, Session
 from store.local import LocalStore
+from store.snapshot import EMPTY_SNAPSHOT_BYTES
 from store.testing import nobody
 from tests.store.history import LARGE_TAIL, begin, files_of, never, step
 
@@ -204,6 +205,27 @@ def test_much_damage_is_noticed_and_mended(
         attack(kind, harm, seed, original[0], tmp_path / "store")
         may_lose = kind in ("sealed pack", "open pack", "large") or harm is swap
         assert_noticed_and_mended(tmp_path / "store", original[1], may_lose=may_lose)
+
+
+def test_a_damaged_base_of_all_histories_is_no_loss(original: tuple[Path, View], tmp_path: Path) -> None:
+    """Everybody knows what it holds."""
+    root = tmp_path / "store"
+    shutil.copytree(original[0], root)
+    copies = 0
+    for pack in (root / "packs").iterdir():
+        data = bytearray(pack.read_bytes())
+        start = data.find(EMPTY_SNAPSHOT_BYTES)
+        if pack.suffix != ".idx" and start >= 0:
+            data[start] ^= 1
+            pack.write_bytes(data)
+            copies += 1
+    assert copies == 1
+    mended = LocalStore.mend(root)
+    assert mended.report.clean
+    assert len(mended.done) == 1
+    assert look(root) == original[1]
+    with opened(root) as store:
+        assert store.check(full=True)[0].clean
 
 
 @pytest.mark.parametrize("sealed", [False, True])

@@ -312,6 +312,21 @@ def test_a_pack_with_a_damaged_header_costs_no_object_that_is_whole(tmp_path: Pa
     store.close()
 
 
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("suffix", [".open", ".pack"])
+def test_a_damaged_number_of_the_format_costs_nothing(tmp_path: Path, suffix: str, bit: int) -> None:
+    """A pack with the store's own marker is of no other format."""
+    (name,) = filled(tmp_path, b"one")
+    pack = tmp_path / "packs" / "00000001.open"
+    data = bytearray(pack.read_bytes())
+    data[7] ^= 1 << bit
+    pack.write_bytes(data)
+    pack.rename(pack.with_suffix(suffix))
+    store = PackObjects(tmp_path, Files())
+    assert store.get(Kind.BLOB, name) == b"one"
+    store.close()
+
+
 def test_a_stranger_in_the_packs_folder_is_named(tmp_path: Path) -> None:
     PackObjects(tmp_path, Files()).close()
     (tmp_path / "packs" / "notes.txt").touch()
