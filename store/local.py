@@ -173,8 +173,10 @@ class LocalStore:
                 found = file.read(len(FORMAT) + 1)
             if found != FORMAT:
                 refuse_lost_format(self.root)
+                ours = FORMAT.decode().strip()
                 raise StoreUnusable(
-                    f"{self.root} holds a store of another format; this psf reads {FORMAT.decode().strip()}"
+                    f"{self.root} holds a store of another format; this psf reads {ours}"
+                    f" (if only the file FORMAT is damaged, write {ours!r} and a newline into it)"
                 )
             return
         if any(self.root.iterdir()):

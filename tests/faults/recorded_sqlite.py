@@ -104,7 +104,10 @@ class RecordedConnection:
         for beginning, other in self._instead.items():
             if statement.startswith(beginning):
                 statement = other
-        rows = self._connection.execute(statement, tuple(parameters)).fetchall()
+        try:
+            rows = self._connection.execute(statement, tuple(parameters)).fetchall()
+        except (apsw.NotADBError, apsw.CorruptError) as damage:  # what carelessness leaves, as the store knows it
+            raise sqlite3.DatabaseError(str(damage)) from None
         return _Rows(rows, self._connection.changes())
 
     def executemany(self, statement: str, rows: Iterable[Iterable[Any]]) -> None:
