@@ -176,7 +176,7 @@ class LocalStore:
                 ours = FORMAT.decode().strip()
                 raise StoreUnusable(
                     f"{self.root} holds a store of another format; this psf reads {ours}"
-                    f" (if only the file FORMAT is damaged, write {ours!r} and a newline into it)"
+                    f" (if no other version of psf has made it, FORMAT is damaged: write {ours!r} and a newline into it)"
                 )
             return
         if any(self.root.iterdir()):

@@ -228,8 +228,8 @@ class PackObjects:
                 self._full.pop()
 
     def open_ends_bytes(self) -> dict[int, int]:
-        """Where the packs end that this process has open, by number. Nothing before is not durable: an end moves after its sync, so
-        nobody need wait for one that is under way.
+        """Where the packs end that this process has open, by number. All before an end is durable: it moves after its sync, so nobody
+        need wait for one that is under way.
         """
         with self._state:
             return {writer.number: writer.end for writer in self._writers()}

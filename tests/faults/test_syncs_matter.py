@@ -71,22 +71,11 @@ def test_a_head_that_moves_before_its_objects_are_durable_is_noticed() -> None:
     assert sum(tally.failing.values()) > 10
 
 
-def _looked_for(carelessness: Carelessness) -> Tally:
-    """The states of some seeds, and of more until one fails."""
-    tally = simulate(SOAKED_SEEDS, carelessness)
-    for seed in range(SOAKED_SEEDS.stop, SEEDS_MAX):
-        if tally.failing:
-            break
-        more = simulate([seed], carelessness)
-        tally = Tally(tally.states + more.states, more.failing, more.examples, more.sites)
-    return tally
-
-
 @pytest.mark.slow
 def test_how_many_states_notice_each_sync(capsys: pytest.CaptureFixture[str]) -> None:
     """The table: what is left out, states, failing states."""
     cases = {site: Carelessness(site=site) for site in played_sites()} | WITHOUT_CARE
-    rows = {name: _looked_for(carelessness) for name, carelessness in cases.items()}
+    rows: dict[str, Tally] = {name: simulate(SOAKED_SEEDS, carelessness) for name, carelessness in cases.items()}
     with capsys.disabled():
         print(f"\n{'left out':44} {'states':>8} {'failing':>8}")
         for name, tally in rows.items():
