@@ -25,7 +25,7 @@ from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usa
 from executors.launcher import Answer, Launcher
 from executors.output import Reader, Writer
 from executors.paths import SCRATCH, WORK
-from executors.profile import TOOLS, Profile
+from executors.profile import EMPTY, TOOLS, Profile
 from store.files import Files
 from store.snapshot import Ending, Limits
 from store.workspace import BindMount, OverlayMount
@@ -260,6 +260,8 @@ def _system(profile: Profile, stage: str) -> list[str]:
         if path.startswith("/etc/"):
             arguments += ["--ro-bind", f"{stage}/root{path}", path]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(profile.shared_memory_bytes), "--tmpfs", "/dev/shm"]
+    for path in profile.masked:
+        arguments += ["--ro-bind", f"{stage}/root{EMPTY}", path]
     return [*arguments, "--remount-ro", "/dev", "--dir", "/run"]
 
 

@@ -16,12 +16,15 @@ from executors.errors import SandboxUnavailable
 from executors.paths import HOME, WORK
 from executors.seccomp import compile_filter
 
-VERSION = 1
+VERSION = 2
 """Raised whenever what programs see or may do changes: it is part of the environment digest."""
 
 OWN_UID_FIRST, OWN_UID_LAST = 70386, 70485
 """Where psf looks for a user id of its own: a range that neither systemd nor useradd nor subuid give out by default."""
 TOOLS = "/opt/psf"
+EMPTY = f"{TOOLS}/empty"
+_MASKED = ("/proc/cmdline", "/proc/config.gz", "/proc/interrupts", "/proc/keys")
+"""What anybody may read there and that tells of the machine and of others on it: shown as empty files. Each costs a mount."""
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC_FILES = (
     "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/timezone",
@@ -38,7 +41,10 @@ class User(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """`binds`: read-only, host path -> path inside. `texts`: files that psf makes up, path inside -> content."""
+    """`binds`: read-only, host path -> path inside. `texts`: files that psf makes up, path inside -> content.
+
+    `masked`: files of /proc in whose place programs find the empty file `EMPTY`.
+    """
 
     user: User
     privileged: bool
@@ -52,6 +58,7 @@ class Profile(msgspec.Struct, frozen=True):
     filter_program: bytes | None
     hostname: str = "sandbox"
     shared_memory_bytes: int = 64 << 20
+    masked: tuple[str, ...] = ()
 
     def identity(self) -> bytes:
         """Digest of all that a result may depend on of the system that programs see."""
@@ -62,7 +69,7 @@ class Profile(msgspec.Struct, frozen=True):
         targets = [target for _, target in self.binds]
         facts = [
             VERSION, os.uname().machine, self.links, self.system, self.environment, self.interpreter, stamps, targets, self.texts,
-            self.filter_program, self.hostname, self.shared_memory_bytes,
+            self.filter_program, self.hostname, self.shared_memory_bytes, self.masked,
         ]  # fmt: skip
         return blake3.blake3(msgspec.msgpack.encode(facts)).digest()
 
@@ -101,21 +108,23 @@ def build(*, interpreter: str | None = None, uid: int | None = None, read_only_p
         system,
         links,
         tuple(binds),
-        (*_ETC_TEXTS, (f"{TOOLS}/bin/python", f"-> {python}"), (f"{TOOLS}/bin/python3", f"-> {python}"), *pip_texts),
+        (*_TEXTS, (f"{TOOLS}/bin/python", f"-> {python}"), (f"{TOOLS}/bin/python3", f"-> {python}"), *pip_texts),
         _environment(python),
         python,
         pip_path,
         compile_filter(),
+        masked=tuple(path for path in _MASKED if os.path.exists(path)),
     )
 
 
-_ETC_TEXTS = (
+_TEXTS = (
     ("/etc/passwd", f"root:x:0:0:root:/:/bin/false\nsandbox:x:1000:1000:sandbox:{HOME}:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n"),
     ("/etc/group", "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n"),
     ("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
     ("/etc/hostname", "sandbox\n"),
     ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
     ("/etc/resolv.conf", ""),
+    (EMPTY, ""),
 )  # fmt: skip
 
 
