@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from executors.interfaces import Result, StageRequest
 from executors.testing.history import PYTHON, SHELL, History, said
@@ -43,7 +44,7 @@ time.sleep(600)
 """
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def session(house: House) -> AsyncIterator[History]:
     """A session with something to lose: it must be there afterwards, and a step in it must work."""
     history = house.session()

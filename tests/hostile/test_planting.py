@@ -13,7 +13,8 @@ import pytest
 from executors.interfaces import StageRequest
 from executors.testing.history import SHELL, History, said
 from executors.testing.trial import LIMITS
-from tests.hostile.conftest import SECRET, House
+from tests.hostile.battery import SECRET
+from tests.hostile.conftest import House
 
 KEEPS = ("all", "fetched", "nothing")
 # What stands at a name when the next call comes. {outside} is the server's file, {home} its folder.

@@ -10,7 +10,8 @@ import pytest
 from executors.testing.confinement import own_address
 from executors.testing.history import History, said
 from store.snapshot import Ending
-from tests.hostile.conftest import SECRET, Doors, House
+from tests.hostile.battery import SECRET
+from tests.hostile.conftest import Doors, House
 
 READ = """
 import glob
