@@ -209,6 +209,10 @@ class Launcher:
             group = self._cgroups.create(message["memory_bytes"], message["group_processes"])
         job = Job(message, group)
         try:
+            if self._privileged:
+                # Who may not open a pipe cannot write to /dev/stdout by that name.
+                for stream in descriptors[:3]:
+                    os.fchown(stream, self._uid, self._gid)
             self._fork(job, message, descriptors)
         except OSError:
             job.close()

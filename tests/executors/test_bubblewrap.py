@@ -64,3 +64,11 @@ async def test_a_capture_that_reaches_its_limit_says_so_in_the_outcome(tmp_path:
         assert result.stages[-1][1].hit == ("inodes",)
         assert [(left.path, left.reason) for left in result.left_out] == [(b"c", "more than 2 changed entries")]
         assert sorted(history.contents()) == ["a", "b"]
+
+
+async def test_a_program_reaches_its_streams_by_their_names(tmp_path: Path) -> None:
+    """Which are pipes of the server's: without a right to open them a script's `> /dev/stderr` fails."""
+    async with bench.local_executor(tmp_path, MemoryObjects(), "overlay") as executor:
+        script = "cat /dev/stdin > /dev/stdout; echo y > /dev/fd/1; echo z > /proc/self/fd/2; echo e | tee /dev/stderr"
+        run = (await History(executor, MemoryObjects()).shell(script, stdin=b"x\n")).stages[-1][1]
+    assert (run.stdout.data, run.stderr.data) == (b"x\ny\ne\n", b"z\ne\n")
