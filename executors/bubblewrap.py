@@ -262,7 +262,8 @@ def _system(profile: Profile, stage: str) -> list[str]:
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(profile.shared_memory_bytes), "--tmpfs", "/dev/shm"]
     for path in profile.masked:
         arguments += ["--ro-bind", f"{stage}/root{EMPTY}", path]
-    return [*arguments, "--remount-ro", "/dev", "--dir", "/run"]
+    # /proc/sys holds settings that belong to the run's own namespaces and would be the program's to change.
+    return [*arguments, "--remount-ro", "/proc", "--remount-ro", "/dev", "--dir", "/run"]
 
 
 def _places(profile: Profile, stage: str, cell: str) -> list[str]:
