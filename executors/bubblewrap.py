@@ -170,6 +170,7 @@ class _BubblewrapCell:
             *(["memory"] if usage[0] else []),
             *(["processes"] if usage[1] else []),
             *(["output"] if stdout.truncated or stderr.truncated else []),
+            *([answer["overrun"]] if ending is Ending.DISK_LIMIT else []),
         ]
         spent = Usage(answer["wall_time_s"], usage[3], usage[2])
         return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
@@ -187,6 +188,10 @@ class _BubblewrapCell:
             "arguments": arguments,
             "rlimits": _resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
+            "cell": self._name,
+            "cpu_time_s": job.limits.cpu_time_s,
+            "disk_bytes": self._profile.disk_bytes,
+            "disk_inodes": self._profile.disk_inodes,
             # The group's limit strikes first, where there is one, since it counts how often it struck.
             "processes": job.limits.processes + (4 * _PROCESSES_OF_OURS if in_group else 1),
             "group_processes": job.limits.processes + _PROCESSES_OF_OURS,
@@ -301,8 +306,10 @@ def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, 
     if not answer["exact"] and code > 128:
         code = 128 - code
     died_by = -code if code < 0 else None
-    if answer["timed_out"] or died_by == signal.SIGXCPU:
+    if answer["timed_out"] or answer["overrun"] == "cpu" or died_by == signal.SIGXCPU:
         return Ending.TIMED_OUT, None, None
+    if answer["overrun"]:
+        return Ending.DISK_LIMIT, None, None
     if flooded:
         return Ending.OUTPUT_LIMIT, None, None
     if died_by == signal.SIGKILL and _out_of_memory(answer):
@@ -318,9 +325,7 @@ def _out_of_memory(answer: dict[str, Any]) -> bool:
 
 
 def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[str, Any]) -> Capabilities:
-    missing = [
-        "disk: the work directory's total size is not limited while a program runs, only each file and what is kept"
-    ]
+    missing = []
     if facts["overlay"] is not None and settings.workspace != "copy":
         missing.append(
             f"workspace: no overlay can be mounted here ({facts['overlay']}); trees are copied, which is slower"
@@ -343,7 +348,10 @@ def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[st
         "network": "none (network namespace)",
         "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
         "wall_time": "killed by the launcher",
-        "cpu_time": "RLIMIT_CPU, each process",
+        "cpu_time": "RLIMIT_CPU, each process"
+        + (f"; {facts['cgroup']}, all together, watched" if facts["cgroup"] else ""),
+        "disk": "watched",
+        "inodes": "watched",
         "memory": facts["cgroup"] or "RLIMIT_DATA, each process",
         "processes": "RLIMIT_NPROC" + (f" and {facts['cgroup']}" if facts["cgroup"] else ""),
         "output": "kept and flood caps",

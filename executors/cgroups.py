@@ -49,20 +49,23 @@ class Group:
 
     def usage(self) -> GroupUsage:
         memory, pids = self._folders["memory"], self._folders["pids"]
-        refusals = _field(pids / "pids.events", "max")
+        kills, peak = (
+            (_field(memory / "memory.events", "oom_kill"), _number(memory / "memory.peak"))
+            if self._version == 2
+            else (_field(memory / "memory.oom_control", "oom_kill"), _number(memory / "memory.max_usage_in_bytes"))
+        )
+        return GroupUsage(kills, _field(pids / "pids.events", "max"), peak, self.cpu_time_s())
+
+    def cpu_time_s(self) -> float | None:
+        """What all its processes have taken so far, those that have ended too."""
         if self._version == 2:
-            micros = _field(memory / "cpu.stat", "usage_usec")
-            return GroupUsage(
-                _field(memory / "memory.events", "oom_kill"), refusals, _number(memory / "memory.peak"), micros / 1e6
-            )
+            return _field(self._folders["memory"] / "cpu.stat", "usage_usec") / 1e6
         cpu = self._folders.get("cpuacct")
         nanos = _number(cpu / "cpuacct.usage") if cpu else None
-        return GroupUsage(
-            _field(memory / "memory.oom_control", "oom_kill"),
-            refusals,
-            _number(memory / "memory.max_usage_in_bytes"),
-            nanos / 1e9 if nanos is not None else None,
-        )
+        return nanos / 1e9 if nanos is not None else None
+
+    def processes(self) -> list[int]:
+        return _pids(self._folders["pids"])
 
     def remove(self) -> bool:
         """Remove the folders; False when processes are still in it."""

@@ -29,7 +29,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from executors import cgroups, child, kernel, stage
+from executors import cgroups, child, kernel, stage, watching
 from executors.running import Job, Message
 
 MESSAGE_BYTES_MAX = 1 << 18
@@ -42,6 +42,7 @@ class Launcher:
         self._server = server
         self._selector = selectors.DefaultSelector()
         self._jobs: dict[int, Job] = {}
+        self._disks: dict[str, watching.DiskWatch] = {}
         self._cgroups: cgroups.Cgroups | None = None
         self._stage = ""
         self._uid = self._gid = -1
@@ -75,11 +76,15 @@ class Launcher:
             if job.deadline_s is not None and job.deadline_s <= now_s:
                 job.timed_out, job.deadline_s = True, None
                 job.kill_now()
+            if job.look_s is not None and job.look_s <= now_s:
+                job.look()
         return True
 
     def _patience_s(self) -> float | None:
-        deadlines = [job.deadline_s for job in self._jobs.values() if job.deadline_s is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        moments = [
+            moment for job in self._jobs.values() for moment in (job.deadline_s, job.look_s) if moment is not None
+        ]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _receive(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._server, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
@@ -151,8 +156,10 @@ class Launcher:
         try:
             if "lowers" in mount:
                 self._mount_overlay(mount["folder"], mount["lowers"], mount["upper"], mount["work"], f"{cell}/work")
+                disk = watching.DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False)
             else:
                 kernel.bind(mount["folder"], f"{cell}/work")
+                disk = watching.DiskWatch(mount["folder"], grown=True)
             sizes: list[tuple[str, str | None]] = [
                 ("size", str(scratch["bytes"])),
                 ("nr_inodes", str(scratch["inodes"])),
@@ -164,11 +171,13 @@ class Launcher:
         except OSError:
             self._clear(cell)
             raise
+        self._disks[message["cell"]] = disk
         descriptor = os.open(f"{cell}/scratch", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._answer(message, [descriptor])
         os.close(descriptor)
 
     def _on_close(self, message: Message, _: list[int]) -> None:
+        self._disks.pop(message["cell"], None)
         busy = self._clear(f"{self._stage}/{message['cell']}")
         if busy:
             self._answer(message, error=f"still in use: {busy}")
@@ -207,7 +216,7 @@ class Launcher:
         group = None
         if self._cgroups is not None:
             group = self._cgroups.create(message["memory_bytes"], message["group_processes"])
-        job = Job(message, group)
+        job = Job(message, group, self._disks[message["cell"]])
         try:
             if self._privileged:
                 # Who may not open a pipe cannot write to /dev/stdout by that name.
@@ -261,7 +270,8 @@ class Launcher:
                 return
             try:
                 job.program_pidfd = os.pidfd_open(pid)
-                job.init_pidfd = os.pidfd_open(json.loads(os.read(job.info, 4096))["child-pid"])
+                job.init_pid = json.loads(os.read(job.info, 4096))["child-pid"]
+                job.init_pidfd = os.pidfd_open(job.init_pid)
                 if not job.doomed:
                     gate.send(b"\n")
             except (OSError, ValueError):
@@ -270,7 +280,7 @@ class Launcher:
             job.kill_now()
             return
         job.started_s = time.monotonic()
-        job.deadline_s = job.started_s + job.wall_time_s
+        job.deadline_s, job.look_s = job.started_s + job.wall_time_s, job.started_s + watching.PAUSE_S
 
     def _unwatch_gate(self, job: Job) -> socket.socket:
         assert job.gate is not None
@@ -282,7 +292,7 @@ class Launcher:
         """bwrap is gone; its pid 1 inside is about to be, and takes every process of the run with it."""
         self._selector.unregister(job.outer_pidfd)
         _, job.outer_status = os.waitpid(job.outer_pid, 0)
-        job.ended_s, job.deadline_s = time.monotonic(), None
+        job.ended_s, job.deadline_s, job.look_s = time.monotonic(), None, None
         if job.init_pidfd < 0:
             self._finish(job)
         else:
@@ -305,6 +315,7 @@ class Launcher:
             "status": exact if exact is not None else job.outer_status,
             "exact": exact is not None,
             "timed_out": job.timed_out,
+            "overrun": job.overrun,
             "wall_time_s": job.ended_s - (job.started_s or job.ended_s),
             "usage": None,
         }

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from executors import cgroups
+from executors import cgroups, watching
 
 Message = dict[str, Any]
 SETUP_PATIENCE_S = 20.0
@@ -18,7 +18,7 @@ SETUP_PATIENCE_S = 20.0
 class Job:
     """One sandboxed program, from fork to the death of its last process."""
 
-    def __init__(self, message: Message, group: cgroups.Group | None) -> None:
+    def __init__(self, message: Message, group: cgroups.Group | None, disk: watching.DiskWatch) -> None:
         self.identity: int = message["id"]
         self.group = group
         self.wall_time_s: float = message["wall_time_s"]
@@ -28,9 +28,30 @@ class Job:
         self.outer_pid = self.outer_pidfd = -1
         self.gate: socket.socket | None = None
         self.info = -1
-        self.program_pidfd = self.init_pidfd = -1
+        self.program_pidfd = self.init_pidfd = self.init_pid = -1
         self.outer_status: int | None = None
         self.timed_out = self.doomed = False
+        self._disk, self._maxima = disk, (message["disk_bytes"], message["disk_inodes"])
+        self._cpu_time_s: float = message["cpu_time_s"]
+        self.look_s: float | None = None
+        """When to look next at what it has taken."""
+        self.overrun: watching.Overrun | None = None
+
+    def look(self) -> None:
+        """Look at what it has taken so far, and kill it if that is too much."""
+        began_s = time.monotonic()
+        self.overrun, ended = self._disk.step(*self._maxima, self._processes)
+        if self.group is not None and (self.group.cpu_time_s() or 0) > self._cpu_time_s:
+            self.overrun = self.overrun or "cpu"
+        if self.overrun:
+            self.look_s = None
+            self.kill_now()
+            return
+        now_s = time.monotonic()
+        self.look_s = now_s + max(watching.PAUSE_S if ended else 0, watching.SHARE * (now_s - began_s))
+
+    def _processes(self) -> list[int]:
+        return self.group.processes() if self.group is not None else watching.processes_beside(self.init_pid)
 
     def kill(self) -> None:
         """Kill all of it: at once, or when bwrap has set it up.
@@ -50,6 +71,7 @@ class Job:
                     continue
 
     def close(self) -> None:
+        self._disk.rest()
         if self.gate is not None:
             self.gate.close()
         for descriptor in (self.outer_pidfd, self.info, self.program_pidfd, self.init_pidfd):

@@ -43,6 +43,7 @@ class Ending(enum.StrEnum):
     TIMED_OUT = "timed_out"
     OUT_OF_MEMORY = "out_of_memory"
     OUTPUT_LIMIT = "output_limit"
+    DISK_LIMIT = "disk_limit"
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -144,6 +144,8 @@ def _over_limit(stage: str, run: RunResult) -> str | None:
         return f"{stage}: killed, since it wanted more memory than its limit"
     if run.ending is Ending.OUTPUT_LIMIT:
         return f"{stage}: killed after {run.stdout.total_bytes + run.stderr.total_bytes} bytes of output"
+    if run.ending is Ending.DISK_LIMIT:
+        return f"{stage}: killed, since it put more into the work directory than its limit ({', '.join(run.hit)})"
     return None
 
 
@@ -162,6 +164,6 @@ def _command(run: RunResult | None) -> CommandResult | None:
 def _return_code(run: RunResult) -> int | None:
     if run.ending is Ending.TIMED_OUT:
         return None
-    if run.ending is Ending.OUTPUT_LIMIT:
+    if run.ending in (Ending.OUTPUT_LIMIT, Ending.DISK_LIMIT):
         return -9
     return run.exit_code if run.signal is None else -run.signal

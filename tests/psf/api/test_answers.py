@@ -41,6 +41,13 @@ GOOD = ran(Ending.EXITED, 0)
             "run: killed, since it wanted more memory than its limit",
         ),
         (ran(Ending.OUTPUT_LIMIT, stdout=b"ab"), "Failed", "Finished", -9, "run: killed after 2 bytes of output"),
+        (
+            msgspec.structs.replace(ran(Ending.DISK_LIMIT), hit=("disk",)),
+            "Failed",
+            "Finished",
+            -9,
+            "run: killed, since it put more into the work directory than its limit (disk)",
+        ),
         (ran(Ending.TIMED_OUT), "Failed", "TimeLimitExceeded", None, ""),
     ],
 )

@@ -1,0 +1,174 @@
+"""What a run takes, watched while it runs: where the kernel cannot be told to limit it. Standard library only.
+
+The work directory lies on a file system of the host that knows no limit for it. So the launcher counts what lies in it, again and
+again, a few milliseconds at a time, while its programs write, rename and remove what they like. Directories are opened
+one by one from their parents' descriptors, never through a symlink, never upwards, however deep they lie; few descriptors
+are held. What was removed and is still open is found at the processes that hold it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Literal
+
+Overrun = Literal["disk", "inodes", "cpu"]
+
+SLICE_S = 0.004
+PAUSE_S = 0.2
+"""Between two rounds, at least: most runs end before the first."""
+SHARE = 10
+"""A run is counted for one part in so many of the time at most."""
+DESCRIPTORS_MAX = 32
+BLOCK_BYTES = 512
+WORK_PREFIX = "/work/"
+
+
+class Directory:
+    """One directory by its name in its parent; the root has neither. Equal only to itself: nests may be very deep."""
+
+    __slots__ = ("name", "parent")
+
+    def __init__(self, parent: Directory | None, name: bytes) -> None:
+        self.parent, self.name = parent, name
+
+
+ROOT = Directory(None, b"")
+
+
+class DiskWatch:
+    """Counts what lies below `folder` (a host path that no program shapes).
+
+    `holders` gives the run's processes. With `grown`, what the first round finds counts as having been there.
+    """
+
+    def __init__(self, folder: str, *, grown: bool) -> None:
+        self._folder, self._grown = folder, grown
+        self._before_bytes = self._before_inodes = 0
+        self._open: OrderedDict[Directory, int] = OrderedDict()
+        self._round: Iterator[Overrun | None] | None = None
+
+    def step(
+        self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]
+    ) -> tuple[Overrun | None, bool]:
+        """Count on for a moment: what is found to be overrun, and whether a round has ended."""
+        if self._round is None:
+            self._round = self._count(bytes_max, inodes_max, holders)
+        end_s = time.monotonic() + SLICE_S
+        for overrun in self._round:
+            if overrun or time.monotonic() >= end_s:
+                return overrun, False
+        self.rest()
+        return None, True
+
+    def rest(self) -> None:
+        """Forget the round begun."""
+        self._round = None
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _count(self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]) -> Iterator[Overrun | None]:
+        total_bytes, inodes = -self._before_bytes, -self._before_inodes
+        for status in self._entries() if self._grown else chain(self._entries(), removed_files(holders)):
+            if status is not None:
+                total_bytes += status.st_blocks * BLOCK_BYTES
+                inodes += 1
+            yield None if self._grown else _over(total_bytes, inodes, bytes_max, inodes_max)
+        if self._grown:
+            self._before_bytes, self._before_inodes, self._grown = total_bytes, inodes, False
+
+    def _entries(self) -> Iterator[os.stat_result | None]:
+        """All that has a name, each file once; None for each further name."""
+        pending, linked = [ROOT], set[int]()
+        while pending:
+            directory = pending.pop()
+            for name, status in self._look(directory):
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(Directory(directory, name))
+                elif status.st_nlink > 1:
+                    if status.st_ino in linked:
+                        yield None
+                        continue
+                    linked.add(status.st_ino)
+                yield status
+
+    def _look(self, directory: Directory) -> Iterator[tuple[bytes, os.stat_result]]:
+        """The entries of a directory, if it is still there."""
+        descriptor = self._descriptor(directory)
+        if descriptor is None:
+            return
+        with contextlib.suppress(OSError), os.scandir(descriptor) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    yield os.fsencode(entry.name), entry.stat(follow_symlinks=False)
+
+    def _descriptor(self, directory: Directory) -> int | None:
+        missing: list[Directory] = []
+        place: Directory | None = directory
+        while place is not None and place not in self._open:
+            missing.append(place)
+            place = place.parent
+        if place is not None:
+            self._open.move_to_end(place)
+        for place in reversed(missing):
+            parent = self._open[place.parent] if place.parent else None
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                self._open[place] = os.open(place.name if place.parent else self._folder, flags, dir_fd=parent)
+            except OSError:
+                return None
+            if len(self._open) > DESCRIPTORS_MAX:
+                os.close(self._open.popitem(last=False)[1])
+        return self._open[directory]
+
+
+def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Overrun | None:
+    if total_bytes > bytes_max:
+        return "disk"
+    return "inodes" if inodes > inodes_max else None
+
+
+def removed_files(holders: Callable[[], Iterable[int]]) -> Iterator[os.stat_result | None]:
+    """Files of the work directory that have no name any more and that a process has open or mapped; None for each other file."""
+    seen = set[tuple[int, int]]()
+    for pid in holders():
+        for folder in (f"/proc/{pid}/fd", f"/proc/{pid}/map_files"):
+            try:
+                names = os.listdir(folder)
+            except OSError:
+                continue  # it has ended, or the kernel shows mappings to nobody but root
+            for name in names:
+                status = _removed_file(f"{folder}/{name}")
+                known = status is None or (status.st_dev, status.st_ino) in seen
+                yield None if known else status
+                if status is not None:
+                    seen.add((status.st_dev, status.st_ino))
+
+
+def _removed_file(link: str) -> os.stat_result | None:
+    try:
+        target = os.readlink(link)
+        removed = target.startswith(WORK_PREFIX) and target.endswith(" (deleted)")
+        return os.stat(link) if removed else None
+    except OSError:
+        return None
+
+
+def processes_beside(pid: int) -> list[int]:
+    """The processes in the pid namespace of `pid`, as they are seen here."""
+    try:
+        namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}/ns/pid").st_ino == namespace:
+                    found.append(int(name))
+    return found

@@ -1,0 +1,146 @@
+"""Counting what lies in a directory while it changes: in portions, never out of it, with few descriptors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from executors import watching
+from executors.watching import DiskWatch
+
+PLENTY = 1 << 40
+
+
+def nobody() -> list[int]:
+    return []
+
+
+def looked(
+    watch: DiskWatch, bytes_max: int = PLENTY, inodes_max: int = PLENTY, holders=nobody
+) -> watching.Overrun | None:
+    """What one whole round finds."""
+    for _ in range(10_000):
+        overrun, ended = watch.step(bytes_max, inodes_max, holders)
+        if overrun or ended:
+            watch.rest()
+            return overrun
+    raise AssertionError("the round does not end")
+
+
+def test_as_many_bytes_and_names_as_allowed_are_no_overrun(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "b/d/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    taken = sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*"))
+    watch = DiskWatch(str(tmp_path), grown=False)
+    assert looked(watch, taken, 5) is None
+    assert looked(watch, taken - 1, 5) == "disk"
+    assert looked(watch, taken, 4) == "inodes"
+
+
+def test_a_hole_takes_nothing_and_a_second_name_takes_only_a_name(tmp_path: Path) -> None:
+    os.truncate(os.open(tmp_path / "hole", os.O_CREAT | os.O_WRONLY), 1 << 40)
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    for number in range(100):
+        (tmp_path / f"hard{number}").hardlink_to(tmp_path / "file")
+    assert looked(DiskWatch(str(tmp_path), grown=False), 2 << 20, 2) is None
+
+
+def test_with_what_was_there_only_growth_counts(tmp_path: Path) -> None:
+    (tmp_path / "before").write_bytes(bytes(1 << 20))
+    watch = DiskWatch(str(tmp_path), grown=True)
+    assert looked(watch, 0, 0) is None
+    assert looked(watch, 0, 0) is None
+    (tmp_path / "since").write_bytes(b"x")
+    assert looked(watch, PLENTY, 0) == "inodes"
+
+
+def test_symlinks_lead_nowhere_and_other_kinds_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for target in ("/usr", "..", ".", "loop"):
+        (folder / target.replace("/", "_").replace(".", "_")).symlink_to(target)
+    os.mkfifo(folder / "fifo")
+    assert looked(DiskWatch(str(folder), grown=False), PLENTY, 5) is None
+    assert looked(DiskWatch(str(folder), grown=False), PLENTY, 4) == "inodes"
+
+
+def test_a_deep_nest_is_counted_to_its_bottom_with_few_descriptors(tmp_path: Path) -> None:
+    depth = 1500
+    nest = f"import os\nfor _ in range({depth}):\n    os.mkdir('n')\n    os.chdir('n')\nopen('f', 'wb').write(bytes(1 << 20))"
+    subprocess.run([sys.executable, "-c", nest], cwd=tmp_path, check=True)
+    watch, most = DiskWatch(str(tmp_path), grown=False), 0
+    try:
+        while not (found := watch.step(PLENTY, depth, nobody))[1] and found[0] is None:
+            most = max(most, len(watch._open))
+        assert found[0] == "inodes"
+        watch.rest()
+        assert looked(watch, PLENTY, depth + 1) is None
+        assert 0 < most <= watching.DESCRIPTORS_MAX
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "n")], check=True)
+
+
+def test_a_wide_tree_is_counted_in_portions(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number}").touch()
+    watch, began_s, portions = DiskWatch(str(tmp_path), grown=False), time.thread_time(), 0
+    while not watch.step(PLENTY, 3000, nobody)[1]:
+        portions += 1
+    assert portions >= 1
+    assert (time.thread_time() - began_s) / (portions + 1) < 10 * watching.SLICE_S
+
+
+def test_what_vanishes_meanwhile_is_no_error(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "x").touch()
+    watch = DiskWatch(str(tmp_path), grown=False)
+    assert watch.step(PLENTY, PLENTY, nobody)[0] is None
+    for number in range(200):
+        (tmp_path / f"{number}" / "x").unlink()
+        (tmp_path / f"{number}").rmdir()
+    looked(watch, PLENTY, PLENTY)
+    assert looked(DiskWatch(str(tmp_path), grown=False), 0, 0) is None
+
+
+def test_when_it_rests_nothing_is_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(100):
+        (tmp_path / f"{number}").mkdir()
+    watch = DiskWatch(str(tmp_path), grown=False)
+    watch.step(PLENTY, PLENTY, nobody)
+    watch.rest()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("kind", ["open", "mapped"])
+def test_files_without_a_name_are_found_at_their_holders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    if kind == "mapped" and os.geteuid() != 0:
+        pytest.skip("the kernel shows mappings to root only")
+    monkeypatch.setattr(watching, "WORK_PREFIX", f"{tmp_path}/")
+    hold = "file = open('f', 'w+b'); file.write(bytes(1 << 20)); file.flush(); os.unlink('f')"
+    let_go = "held = mmap.mmap(file.fileno(), 4096); file.close()" if kind == "mapped" else ""
+    program = f"import mmap, os, sys\n{hold}\n{let_go}\nprint(flush=True)\nsys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        watch = DiskWatch(str(tmp_path), grown=False)
+        found = [looked(watch, 1 << 19, 1, pids) for pids in (nobody, lambda: [child.pid])]
+        assert looked(watch, 2 << 20, 1, lambda: [child.pid]) is None
+        child.communicate()
+    assert found == [None, "disk"]
+
+
+def test_the_processes_of_a_namespace_are_found() -> None:
+    assert os.getpid() in watching.processes_beside(os.getpid())
+    assert watching.processes_beside(1 << 22) == []
