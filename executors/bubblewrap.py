@@ -25,7 +25,8 @@ from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usa
 from executors.launcher import Answer, Launcher
 from executors.output import Reader, Writer
 from executors.paths import SCRATCH, WORK
-from executors.profile import EMPTY, TOOLS, Profile
+from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
+from executors.sandboxes import Options
 from store.files import Files
 from store.snapshot import Ending, Limits
 from store.workspace import BindMount, OverlayMount
@@ -46,6 +47,13 @@ class BubblewrapSettings(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...]
     probe_parent: Path
     workspace: Literal["auto", "overlay", "copy"] = "auto"
+
+
+async def start(profile: Profile, options: Options) -> BubblewrapSandbox:
+    """`StartSandbox`. The setting `program` is the bwrap to use. Raises SandboxUnavailable."""
+    bwrap, libraries = find_bubblewrap(options.settings.get("program"))
+    settings = BubblewrapSettings(bwrap, libraries, options.probe_parent, options.workspace)
+    return await BubblewrapSandbox.start(profile, settings)
 
 
 class BubblewrapSandbox:

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 
 from executors import profile as profiles
+from executors import sandboxes
 from executors.bounded import BoundedExecutor
-from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
 from executors.errors import SandboxUnavailable
 from executors.interfaces import Capabilities
 from executors.local import LocalExecutor
@@ -101,11 +101,9 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
 async def _local_executor(
     settings: Settings, store: LocalStore, files: Files, profile: Profile
 ) -> tuple[BoundedExecutor, Capabilities]:
-    bwrap, libraries = profiles.find_bubblewrap(settings.bubblewrap)
-    sandbox = await BubblewrapSandbox.start(
-        profile, BubblewrapSettings(bwrap, libraries, store.root, settings.workspace)
-    )
-    _report(sandbox.capabilities)
+    choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root))
+    sandbox = choice.sandbox
+    _report(sandbox.capabilities, choice.passed_over)
     owner = profile.user if profile.privileged else None
     try:
         workspaces = await asyncio.to_thread(
@@ -122,6 +120,17 @@ async def _local_executor(
         raise
     local = LocalExecutor(sandbox, workspaces, store.objects, owner, files)
     return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox.capabilities
+
+
+def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandboxes.Options]:
+    """What each sandbox is told, by its name; `folder` lies where workspaces will."""
+    own = {"bubblewrap": {"program": settings.bubblewrap}}
+
+    def options(name: str) -> sandboxes.Options:
+        given = {key: value for key, value in own.get(name, {}).items() if value is not None}
+        return sandboxes.Options(folder, settings.workspace, given)
+
+    return options
 
 
 def _service(
@@ -162,8 +171,10 @@ def _sweeper(settings: Settings, store: LocalStore) -> Sweeper:
     return Sweeper(store, retention_s=settings.retention_s, gc_period_s=settings.gc_period_s, patience_s=patience_s)
 
 
-def _report(capabilities: Capabilities) -> None:
-    """Said once, at start: what is enforced here and, loudly, what is not."""
+def _report(capabilities: Capabilities, passed_over: dict[str, str]) -> None:
+    """Said once, at start: which sandbox it is and why, what is enforced here and, loudly, what is not."""
+    for name, reason in passed_over.items():
+        _log.info("not used here: %s: %s", name, reason)
     _log.info("sandbox %s, workspaces by %s", capabilities.sandbox, capabilities.workspace)
     for lack in capabilities.missing:
         _log.warning("not guaranteed here: %s", lack)

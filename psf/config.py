@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interpreter: Annotated[str | None, Doc("the Python that programs get, an absolute path")] = None
     runtimes: Annotated[str | None, Doc("TOML file with further languages")] = None
     read_only_paths: Annotated[tuple[str, ...], Doc("host folders that programs may read, where they are")] = ()
+    executor: Annotated[str, Doc("the sandbox to use, by name; auto takes the best that works here")] = "auto"
     bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
     sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
     workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
