@@ -51,3 +51,16 @@ class SessionExpired(PsfError):
     def __init__(self, session_id: str) -> None:
         super().__init__("Session expired or not found")
         self.session_id = session_id
+
+
+class SandboxDiffers(PsfError):
+    """The session was made with another sandbox than this server has; what its programs see would change under them."""
+
+    code = "sandbox_differs"
+
+    def __init__(self, made_with: str, here: str) -> None:
+        super().__init__(
+            f"the session was made with the sandbox {made_with[:80]!r}, and this server uses {here!r}: start a server with"
+            f" --executor {made_with[:80]}, or fork the session and go on in the fork"
+        )
+        self.made_with, self.here = made_with, here

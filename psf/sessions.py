@@ -19,7 +19,7 @@ from executors.completion import completed
 from executors.errors import Overloaded
 from executors.interfaces import Executor, Request, Result, StageRequest
 from psf import record
-from psf.errors import InvalidField, SessionExpired
+from psf.errors import InvalidField, SandboxDiffers, SessionExpired
 from psf.history import find_snapshot
 from psf.record import Order
 from psf.runtimes import Runtime, Runtimes
@@ -94,9 +94,11 @@ class SessionService:
     async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
         """Run a step and move the head to its snapshot. The order's runtime, if any, becomes the session's.
 
-        Raises SessionMissing, SessionExpired, RuntimeUnknown, ExecutorError, StoreError; then the head has not moved.
+        Raises SessionMissing, SessionExpired, SandboxDiffers, RuntimeUnknown, ExecutorError, StoreError; then the head has not moved.
         """
         session = await self.get(session_id, tenant)
+        if session.sandbox != self._sandbox:
+            raise SandboxDiffers(session.sandbox, self._sandbox)
         self._runtimes.get(order.runtime or session.runtime)
         async with self._turn(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
@@ -128,7 +130,7 @@ class SessionService:
     ) -> list[Session]:
         """New sessions, one per name, on a snapshot of this one's history (default: its head). Copies nothing.
 
-        Also from an expired session that is still retained. Raises NotInHistory.
+        They get this server's sandbox, as any new session does. Also from an expired session that is still retained. Raises NotInHistory.
         """
         if not 1 <= len(names) <= FORKS_MAX:
             raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", len(names))
@@ -141,7 +143,13 @@ class SessionService:
             now_s = self._clock()
             forks = [
                 msgspec.structs.replace(
-                    session, session_id=_new_id(), name=name, head=head, created_at_s=now_s, used_at_s=now_s
+                    session,
+                    session_id=_new_id(),
+                    name=name,
+                    head=head,
+                    sandbox=self._sandbox,
+                    created_at_s=now_s,
+                    used_at_s=now_s,
                 )
                 for name in names
             ]

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from executors.errors import ExecutorError, FilesTooLarge, Overloaded
 from psf.api.decode import BodyTooSlow, UnsupportedBody
-from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
+from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ _COMPATIBLE = {
     InvalidField: 422,
     NotInHistory: 404,
     HeadMoved: 409,
+    SandboxDiffers: 409,
     WriterFenced: 503,
     UnsupportedBody: 415,
     BodyTooSlow: 408,

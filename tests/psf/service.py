@@ -45,12 +45,12 @@ class Bench:
         self.fake = FakeExecutor(self.store.objects, play)
         self.service = self.another()
 
-    def another(self) -> SessionService:
+    def another(self, sandbox: str = "fake") -> SessionService:
         """A further service on the same store, as another process has it."""
         table = Runtimes(runtimes.load(), "/usr/bin/python3", None, b"system")
         return SessionService(
             self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
-            sandbox="fake", run_facts={"sandbox": "fake"}, clock=self.clock,
+            sandbox=sandbox, run_facts={"sandbox": sandbox}, clock=self.clock,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from executors.errors import Overloaded, SandboxBroken
 from executors.interfaces import Executor, Request, Result
-from psf.errors import InvalidField, RuntimeUnknown, SessionExpired
+from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from psf.record import Order
 from psf.sessions import WAITING_STEPS_MAX
 from store.check import check
@@ -324,3 +324,15 @@ async def test_ids_cannot_be_guessed(bench: Bench) -> None:
     ids = {await bench.session() for _ in range(20)}
     assert len(ids) == 20
     assert all(len(bytes.fromhex(session)) * 8 >= 128 for session in ids)
+
+
+async def test_a_session_goes_on_with_the_sandbox_it_was_made_with_or_not_at_all(bench: Bench) -> None:
+    session = await bench.session()
+    head, other = await bench.step(session, "a=1"), bench.another("other")
+    with pytest.raises(SandboxDiffers, match=r"'fake'.*'other'.*--executor fake"):
+        await other.execute(session, TENANT, Order(b"b=2", keep="all"))
+    assert (await bench.head(session), await bench.moves(session)) == (head, ["create", "execute"])
+    assert bench.fake.requests[1:] == []
+    (fork,) = await other.fork(session, TENANT)
+    assert (fork.sandbox, fork.head.hex()) == ("other", head)
+    assert (await other.execute(fork.session_id, TENANT, Order(b"b=2", keep="all"))).snapshot is not None
