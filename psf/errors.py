@@ -43,6 +43,17 @@ class InvalidField(PsfError):
         self.location, self.message, self.value, self.kind = location, message, value, kind
 
 
+class GuaranteeMissing(PsfError):
+    """A call requires what the sandbox cannot give on this machine. `missing`: name -> why; `there`: what can be relied on."""
+
+    code = "guarantee_missing"
+
+    def __init__(self, sandbox: str, missing: dict[str, str], there: tuple[str, ...]) -> None:
+        lacks = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+        super().__init__(f"the sandbox {sandbox} cannot guarantee here: {lacks}. It guarantees {', '.join(there)}")
+        self.missing, self.there = missing, there
+
+
 class SessionExpired(PsfError):
     """The session was idle for longer than its ttl. Its log can be read and it can be forked while it is retained."""
 

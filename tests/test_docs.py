@@ -13,6 +13,7 @@ import pytest
 import executors.errors
 import psf.errors
 import store.errors
+from executors import guarantees
 from executors.interfaces import Keep
 from psf import cli, runtimes
 from psf.api import errors, fusion, server, v1
@@ -83,6 +84,10 @@ def test_every_status_of_the_table_of_errors_is_listed() -> None:
     listed = set(re.findall(r"\b[45]\d\d\b", documented("api.md").split("## Errors")[1]))
     sent = {str(status) for table in (errors._COMPATIBLE, errors._NATIVE) for status in table.values()}
     assert sent <= listed
+
+
+def test_every_guarantee_that_can_be_required_is_in_the_table_and_nothing_else() -> None:
+    assert first_column(documented("api.md"), "guarantee") == set(guarantees.NAMES)
 
 
 @pytest.mark.parametrize("word", [*Ending, *get_args(Keep)[:2], *runtimes.load()])

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from executors import guarantees
 from executors.interfaces import Job
 from executors.paths import SCRATCH
 from executors.testing.trial import LIMITS, Trial, python
@@ -63,6 +64,8 @@ class ConfinementContract:
         assert set(capabilities.enforced) >= GUARANTEES
         assert all(capabilities.enforced.values())
         assert all(": " in lack for lack in capabilities.missing)
+        # By these names calls require them.
+        assert set(guarantees.lacks(capabilities)) | set(capabilities.enforced) <= set(guarantees.NAMES)
 
     async def test_the_servers_environment_is_not_visible(self, canary: str, trial: Trial) -> None:
         seen = await trial.says(ENVIRONMENTS)

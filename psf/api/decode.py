@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from executors import paths
+from executors import guarantees, paths
+from executors.interfaces import Capabilities
 from executors.paths import Place
-from psf.errors import InvalidField
+from psf.errors import GuaranteeMissing, InvalidField
 from store.capture import DEPTH_MAX
 
 CODE_BYTES_MAX = 16 << 20
@@ -226,6 +227,17 @@ def _check_directories(field: str, places: list[tuple[bytes, tuple[bytes, ...], 
             directories.add((scratch, path))
             if len(directories) > DIRECTORIES_MAX:
                 raise InvalidField(("body", field), f"lie in too many directories; at most {DIRECTORIES_MAX}")
+
+
+def require(field: str, names: list[str], capabilities: Capabilities) -> None:
+    """Raises InvalidField for a name that is no guarantee, GuaranteeMissing for a guarantee that is not given here."""
+    for position, name in enumerate(names):
+        if name not in guarantees.NAMES:
+            known = ", ".join(guarantees.NAMES)
+            message = f"there is no guarantee {_shown(name)!r}; there are {known}"
+            raise InvalidField(("body", field, position), message, _shown(name), kind="literal_error")
+    if missing := guarantees.missing_of(names, capabilities):
+        raise GuaranteeMissing(capabilities.sandbox, missing, guarantees.there(capabilities))
 
 
 def fetch(field: str, names: list[str]) -> tuple[str, ...]:

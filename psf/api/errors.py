@@ -11,7 +11,7 @@ from aiohttp import web
 
 from executors.errors import ExecutorError, FilesTooLarge, Overloaded
 from psf.api.decode import BodyTooSlow, UnsupportedBody
-from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
+from psf.errors import GuaranteeMissing, InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _COMPATIBLE = {
     NotInHistory: 404,
     HeadMoved: 409,
     SandboxDiffers: 409,
+    GuaranteeMissing: 501,
     WriterFenced: 503,
     UnsupportedBody: 415,
     BodyTooSlow: 408,
@@ -53,7 +54,7 @@ def to_response(error: Exception, path: str) -> web.Response:
         incident = secrets.token_hex(4)
         _log.error("incident %s", incident, exc_info=error)
         return _shape(500, "internal", f"internal error; the server's log has it as incident {incident}", native)
-    if status >= 500 and not isinstance(error, Overloaded):
+    if status >= 500 and not isinstance(error, (Overloaded, GuaranteeMissing)):
         _log.error("%s: %s", type(error).__name__, error)
     if isinstance(error, InvalidField):
         return _invalid(error, native)

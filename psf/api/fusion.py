@@ -12,7 +12,7 @@ from executors.errors import SandboxBroken
 from executors.interfaces import Result, RunResult
 from psf.api import decode
 from psf.api.errors import answer
-from psf.api.keys import POLICY, SERVICE, Policy
+from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
 from psf.api.schemas import (
     CommandResult,
     CreateSessionAnswer,
@@ -76,6 +76,7 @@ async def execute_session(request: web.Request) -> web.Response:
 
 async def _order(request: web.Request, body: RunCodeRequest | ExecuteSessionRequest) -> Order:
     policy = request.app[POLICY]
+    decode.require("require", body.require, request.app[CAPABILITIES])
     return await decode.aside(lambda: to_order(body, policy), request.content_length or 0)
 
 

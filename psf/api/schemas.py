@@ -18,6 +18,7 @@ class RunCodeRequest(msgspec.Struct, frozen=True):
     stdin: str | None = None
     files: dict[str, str | None] = {}
     fetch_files: list[str] = []
+    require: list[str] = []
 
 
 class ExecuteSessionRequest(msgspec.Struct, frozen=True):
@@ -32,6 +33,7 @@ class ExecuteSessionRequest(msgspec.Struct, frozen=True):
     stdin: str | None = None
     files: dict[str, str | None] = {}
     fetch_files: list[str] = []
+    require: list[str] = []
     keep: Literal["fetched", "all"] = "fetched"
 
 

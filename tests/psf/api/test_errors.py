@@ -12,7 +12,7 @@ from aiohttp import web
 from executors.errors import ExecutorError, FilesTooLarge, Overloaded, SandboxBroken, SandboxUnavailable
 from psf.api import errors
 from psf.api.decode import BodyTooSlow, UnsupportedBody
-from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
+from psf.errors import GuaranteeMissing, InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, ObjectDamaged, ObjectMissing, SessionMissing, StoreError
 
 OLD, NATIVE = "/execute_session", "/v1/sessions/x/fork"
@@ -23,6 +23,7 @@ TABLE: list[tuple[Exception, int, int, str]] = [
     (SessionExpired("x"), 410, 410, "session_expired"),
     (NotInHistory("x", "is nothing"), 404, 404, "snapshot_missing"),
     (HeadMoved("x", "a", "b"), 409, 409, "head_moved"),
+    (GuaranteeMissing("bubblewrap", {"memory": "no control group"}, ("files",)), 501, 501, "guarantee_missing"),
     (SandboxDiffers("docker", "bubblewrap"), 409, 409, "sandbox_differs"),
     (UnsupportedBody("send JSON"), 415, 415, "unsupported_body"),
     (Overloaded("all slots are taken"), 504, 429, "overloaded"),
