@@ -118,6 +118,15 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="show the main things on a server of its own", description="Start a server in a temporary folder, show what it can do, leave nothing behind."
     )  # fmt: skip
     demo.set_defaults(act=_demo)
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell which sandboxes work here and what each guarantees",
+        description="Try each sandbox that is installed, and tell what it guarantees here. Exit status: 0 the one that `psf serve` would"
+        " use gives every guarantee, 3 it works without some, 4 none works.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    config.add_flags(doctor)
+    doctor.set_defaults(act=_doctor)
     store_arguments.add(commands)
     store_arguments.add_transfers(commands)
     return parser
@@ -158,6 +167,17 @@ async def _serve_until_told(settings: config.Settings) -> int:
         print("stopped: running steps were given up, their sessions have not changed", flush=True)
         return 128 + interrupted[0]
     return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from psf import doctor, doctor_report  # noqa: PLC0415 - brings rich and aiohttp
+
+    report = doctor.run(config.load(vars(parsed), os.environ))
+    if parsed.json:
+        print(doctor.as_json(report))
+    else:
+        doctor_report.show(report)
+    return report.status
 
 
 def _demo(_: argparse.Namespace) -> int:
