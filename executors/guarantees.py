@@ -19,7 +19,8 @@ GUARANTEES = {
     "file_size": "no file grows beyond its limit",
     "open_files": "the number of open files is limited",
     "scratch": "scratch has a size and a number of files",
-    "disk": "the work directory has a size and a number of files while a program runs",
+    "disk": "what a program writes into the work directory is limited in bytes while it runs",
+    "inodes": "what a program writes into the work directory is limited in number while it runs",
 }
 """Each is there when something enforces it and no lack is told."""
 
