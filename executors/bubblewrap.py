@@ -1,40 +1,17 @@
-"""The bubblewrap sandbox: namespaces, seccomp and limits through bwrap, started by the launcher. Portable and unprivileged.
-
-bwrap is never started as root: `--unshare-user` would map its user to the host's root, who may write kernel settings.
-"""
+"""The bubblewrap sandbox: namespaces, seccomp and limits through bwrap, started by the launcher. Portable and unprivileged."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import logging
-import os
-import resource
-import secrets
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from executors.completion import completed
-from executors.errors import SandboxBroken, SandboxUnavailable
-from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
-from executors.launcher import Answer, Launcher
-from executors.output import Reader, Writer
+from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE
+from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
 from executors.sandboxes import Options
-from store.files import Files
-from store.snapshot import Ending, Limits
-from store.workspace import BindMount, OverlayMount
-
-_log = logging.getLogger(__name__)
-_KILL_PATIENCE_S = 20.0
-_PROCESSES_OF_OURS = 2
-"""bwrap outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
 
 
 class BubblewrapSettings(msgspec.Struct, frozen=True):
@@ -56,204 +33,28 @@ async def start(profile: Profile, options: Options) -> BubblewrapSandbox:
     return await BubblewrapSandbox.start(profile, settings)
 
 
-class BubblewrapSandbox:
-    """`Sandbox` on this machine. Made by `start`."""
-
-    def __init__(
-        self, profile: Profile, settings: BubblewrapSettings, launcher: Launcher, facts: dict[str, Any]
-    ) -> None:
-        self._profile, self._settings, self._launcher, self._facts = profile, settings, launcher, facts
-        self._numbers = itertools.count(1)
-        self._restarting = asyncio.Lock()
-        self._closed = False
-        self.capabilities = _capabilities(profile, settings, facts)
+class BubblewrapSandbox(LaunchedSandbox):
+    """`Sandbox` whose walls bwrap puts up. Made by `start`."""
 
     @classmethod
     async def start(cls, profile: Profile, settings: BubblewrapSettings) -> BubblewrapSandbox:
-        """Start the launcher and find out what can be enforced here, by doing it.
-
-        Raises SandboxUnavailable when there are no namespaces to be had, or no program can be started in them.
-        """
-        launcher, facts = await _start_launcher(profile, settings)
-        sandbox = cls(profile, settings, launcher, facts)
-        try:
-            await sandbox._try()
-        except BaseException:
-            await sandbox.close()
-            raise
-        return sandbox
-
-    async def _try(self) -> None:
-        """Run a program, before anybody relies on it."""
-        with _probe_folder(self._settings) as folder:
-            try:
-                async with self.open(BindMount(str(folder)), Limits()) as cell:
-                    result = await cell.run(Job(("true",), (), b"", Limits()))
-            except SandboxBroken as error:
-                raise SandboxUnavailable(f"bwrap cannot start a program here: {error.detail or error}") from None
-        if result.exit_code != 0:
-            raise SandboxUnavailable(f"bwrap cannot run `true` here: {result}")
-
-    @asynccontextmanager
-    async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
-        launcher = await self._living_launcher()
-        name = f"cell-{next(self._numbers)}"
-        scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _scratch_folders()}
-
-        async def close(answer: Answer) -> None:
-            os.close(answer[1][0])
-            await launcher.ask("close", [], cell=name)
-
-        opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
-        answer = await completed(opening, undo=close)
-        try:
-            yield _BubblewrapCell(self._profile, self._facts, launcher, name, answer[1][0])
-        finally:
-            await completed(close(answer))
-
-    async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self._launcher.close()
-
-    async def _living_launcher(self) -> Launcher:
-        """The launcher, started anew if it died: its death ends what it ran, not the server."""
-        async with self._restarting:
-            if not self._launcher.alive and not self._closed:
-                _log.error("the sandbox launcher died; starting another")
-                await completed(self._restart())
-        return self._launcher
-
-    async def _restart(self) -> None:
-        await self._launcher.close()
-        self._launcher, self._facts = await _start_launcher(self._profile, self._settings)
+        """As `launch`. Raises SandboxUnavailable."""
+        command = ("bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh")
+        confiner = Confiner("bubblewrap", settings.bwrap, settings.libraries, command, _arguments)
+        return await cls.launch(profile, confiner, Options(settings.probe_parent, settings.workspace))
 
 
-class _BubblewrapCell:
-    def __init__(self, profile: Profile, facts: dict[str, Any], launcher: Launcher, name: str, scratch: int) -> None:
-        self._profile, self._facts, self._launcher, self._name = profile, facts, launcher, name
-        self.scratch = scratch
-
-    async def run(self, job: Job) -> RunResult:
-        number = self._launcher.number()
-        kill_tasks: set[asyncio.Task[None]] = set()
-
-        def kill() -> None:
-            kill_tasks.add(asyncio.ensure_future(self._launcher.tell("kill", number)))
-
-        limits = job.limits
-        ends: list[Reader | Writer] = []
-        try:
-            ends.append(Writer(job.stdin))
-            readers: list[Reader] = []
-            for _ in ("stdout", "stderr"):
-                readers.append(Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill))
-                ends.append(readers[-1])
-            asked = asyncio.ensure_future(
-                self._launcher.ask("run", [end.inner for end in ends], number=number, **self._order(job))
-            )
-            try:
-                answer, _ = await asyncio.shield(asked)
-            except asyncio.CancelledError:
-                kill()
-                # Nobody asks any more how it ended, not even when the launcher goes first.
-                asked.add_done_callback(lambda task: task.cancelled() or task.exception())
-                await completed(asyncio.wait([asked], timeout=_KILL_PATIENCE_S))
-                raise
-            for end in ends:
-                end.handed_over()
-            stdout, stderr = [reader.output() for reader in readers]
-        finally:
-            for end in ends:
-                end.close()
-        if not answer["started"]:
-            if not _out_of_memory(answer):
-                reason = stderr.data.decode(errors="replace").strip() or "it ended without a word"
-                _log.error("bwrap did not start: %s", reason)
-                raise SandboxBroken("the sandbox could not be set up; the server's log says why", detail=reason)
-            stdout = stderr = Output()  # of bwrap, which had no room to bring the program up
-        ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
-        usage = answer["usage"] or [0, 0, None, None]
-        hit = [
-            *(["memory"] if usage[0] else []),
-            *(["processes"] if usage[1] else []),
-            *(["output"] if stdout.truncated or stderr.truncated else []),
-            *([answer["overrun"]] if ending is Ending.DISK_LIMIT else []),
-        ]
-        spent = Usage(answer["wall_time_s"], usage[3], usage[2])
-        return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
-
-    def _order(self, job: Job) -> dict[str, Any]:
-        arguments = [*_confinement(self._profile, self._facts["stage"], self._name)]
-        for key, value in job.env:
-            arguments += ["--setenv", key, value]
-        if any("\0" in text for text in (*job.argv, *arguments)):
-            # It separates what bwrap is told: what follows it would be an order to bwrap.
-            raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
-        in_group = self._facts["cgroup"] is not None
-        return {
-            "argv": job.argv,
-            "arguments": arguments,
-            "rlimits": _resource_limits(job.limits, in_group=in_group),
-            "memory_bytes": job.limits.memory_bytes,
-            "cell": self._name,
-            "cpu_time_s": job.limits.cpu_time_s,
-            "disk_bytes": self._profile.disk_bytes,
-            "disk_inodes": self._profile.disk_inodes,
-            # The group's limit strikes first, where there is one, since it counts how often it struck.
-            "processes": job.limits.processes + (4 * _PROCESSES_OF_OURS if in_group else 1),
-            "group_processes": job.limits.processes + _PROCESSES_OF_OURS,
-            "wall_time_s": job.limits.wall_time_s,
-        }
-
-
-async def _start_launcher(profile: Profile, settings: BubblewrapSettings) -> tuple[Launcher, dict[str, Any]]:
-    setup = {
-        "uid": profile.user.uid,
-        "gid": profile.user.gid,
-        "bwrap": settings.bwrap,
-        "bwrap_libraries": settings.libraries,
-        "texts": {f"root{path}": text for path, text in profile.texts},
-        "binds": {_staged(target): source for source, target in profile.binds if not _is_reachable(source)},
-    }
-    with _probe_folder(settings) as folder:
-        return await Launcher.start({**setup, "probe_folder": str(folder)}, profile.filter_program)
-
-
-@contextmanager
-def _probe_folder(settings: BubblewrapSettings) -> Iterator[Path]:
-    folder = settings.probe_parent / f"probe-{secrets.token_hex(8)}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        Files().remove_tree(os.fsencode(folder))
-
-
-def _is_reachable(path: str) -> bool:
-    """Whether the sandbox's user can reach a host path by itself; others are offered on the launcher's stage."""
-    return path.startswith(("/etc/", "/usr/"))
-
-
-def _staged(target: str) -> str:
-    return "bind" + target
-
-
-def _scratch_folders() -> list[str]:
-    return [folder.decode() for folder in SCRATCH.values()]
-
-
-def _confinement(profile: Profile, stage: str, cell: str) -> list[str]:
-    """The profile in bwrap's terms, for one cell."""
+def _arguments(profile: Profile, stage: str, cell: str, env: tuple[tuple[str, str], ...]) -> list[str]:
+    """The profile and a job's variables in bwrap's terms, for one cell."""
     arguments = (
         "--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup --disable-userns"
         " --uid 1000 --gid 1000 --die-with-parent --new-session --cap-drop ALL --clearenv"
-        f" --hostname {profile.hostname} --info-fd 11"
+        f" --hostname {profile.hostname}"
     ).split()
     if profile.filter_program is not None:
-        arguments += ["--seccomp", "12"]
+        arguments += ["--seccomp", str(FILTER_DESCRIPTOR)]
     arguments += [*_system(profile, stage), *_places(profile, stage, cell)]
-    for key, value in profile.environment:
+    for key, value in (*profile.environment, *env):
         arguments += ["--setenv", key, value]
     return arguments
 
@@ -266,7 +67,7 @@ def _system(profile: Profile, stage: str) -> list[str]:
     for target, path in profile.links:
         arguments += ["--symlink", target, path]
     for source, target in profile.binds:
-        if _is_reachable(source):
+        if is_reachable(source):
             arguments += ["--ro-bind", source, target]
     arguments += ["--ro-bind", f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"]
     for path, _ in profile.texts:
@@ -286,87 +87,6 @@ def _places(profile: Profile, stage: str, cell: str) -> list[str]:
         arguments += ["--bind", f"{stage}/{cell}/scratch/{folder.decode()}", path]
     for source, target in profile.binds:
         # After scratch: what is shown may lie below /mnt or /tmp, and must not be hidden by it.
-        if not _is_reachable(source):
-            arguments += ["--ro-bind", f"{stage}/{_staged(target)}", target]
+        if not is_reachable(source):
+            arguments += ["--ro-bind", f"{stage}/{staged(target)}", target]
     return [*arguments, "--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]
-
-
-def _resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, int]]:
-    chosen = {
-        "CORE": (0, 0),
-        "CPU": (limits.cpu_time_s, limits.cpu_time_s + 1),
-        "FSIZE": (limits.file_bytes, limits.file_bytes),
-        "NOFILE": (limits.open_files, limits.open_files),
-        "MEMLOCK": (8 << 20, 8 << 20),
-        "STACK": (8 << 20, resource.RLIM_INFINITY),
-    }
-    if not in_group:
-        # Private writable memory of each process; address space (RLIMIT_AS) would break runtimes that only reserve it.
-        chosen["DATA"] = (limits.memory_bytes, limits.memory_bytes)
-    return chosen
-
-
-def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, int | None]:
-    """How the first process ended: ending, exit code, signal. Pure."""
-    if not answer["started"]:
-        return Ending.OUT_OF_MEMORY, None, signal.SIGKILL
-    code = os.waitstatus_to_exitcode(answer["status"])
-    if not answer["exact"] and code > 128:
-        code = 128 - code
-    died_by = -code if code < 0 else None
-    if answer["timed_out"] or answer["overrun"] == "cpu" or died_by == signal.SIGXCPU:
-        return Ending.TIMED_OUT, None, None
-    if answer["overrun"]:
-        return Ending.DISK_LIMIT, None, None
-    if flooded:
-        return Ending.OUTPUT_LIMIT, None, None
-    if died_by == signal.SIGKILL and _out_of_memory(answer):
-        return Ending.OUT_OF_MEMORY, None, died_by
-    if died_by is not None:
-        return Ending.SIGNALLED, None, died_by
-    return Ending.EXITED, code, None
-
-
-def _out_of_memory(answer: dict[str, Any]) -> bool:
-    """Whether the group's limit on memory killed something of the run."""
-    return bool(answer["usage"]) and answer["usage"][0] > 0
-
-
-def _capabilities(profile: Profile, settings: BubblewrapSettings, facts: dict[str, Any]) -> Capabilities:
-    missing = []
-    if facts["overlay"] is not None and settings.workspace != "copy":
-        missing.append(
-            f"workspace: no overlay can be mounted here ({facts['overlay']}); trees are copied, which is slower"
-        )
-    if facts["overlay"] is not None or settings.workspace == "copy":
-        missing.append("paths: where a copied tree lies on the host shows in a program's table of mounts")
-    if facts["cgroup"] is None:
-        missing.append(
-            f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"
-        )
-    if profile.filter_program is None:
-        missing.append("system calls: no filter for this architecture")
-    if not facts["exact_status"]:
-        missing.append("exit status: this kernel (before 6.15) cannot tell exit code 128+n from death by signal n")
-    overlay = facts["overlay"] is None and settings.workspace != "copy"
-    if overlay and not profile.privileged:
-        missing.append("rename: without root, renaming a directory of an earlier step answers EXDEV; mv copies instead")
-    enforced = {
-        "files": "read-only system, private work directory and scratch (mount namespace)",
-        "network": "none (network namespace)",
-        "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
-        "wall_time": "killed by the launcher",
-        "cpu_time": "RLIMIT_CPU, each process"
-        + (f"; {facts['cgroup']}, all together, watched" if facts["cgroup"] else ""),
-        "disk": "watched",
-        "inodes": "watched",
-        "memory": facts["cgroup"] or "RLIMIT_DATA, each process",
-        "processes": "RLIMIT_NPROC" + (f" and {facts['cgroup']}" if facts["cgroup"] else ""),
-        "output": "kept and flood caps",
-        "file_size": "RLIMIT_FSIZE",
-        "open_files": "RLIMIT_NOFILE",
-        "scratch": "sized file system (hard)",
-    }
-    if profile.filter_program is not None:
-        enforced["system_calls"] = "seccomp"
-    return Capabilities("bubblewrap", "overlay" if overlay else "copy", enforced, tuple(missing))

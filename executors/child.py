@@ -1,4 +1,4 @@
-"""The launcher's forked child, on its way to becoming bwrap. Standard library only."""
+"""The launcher's forked child, on its way to becoming what confines the program. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ import resource
 import signal
 from typing import NoReturn
 
+from executors import kernel
 from executors.running import Message
 
 GATE = (
     'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" || exit 125; shift; '
     'echo >&9; read -r _ <&9 || exit 125; exec 9<&-; exec "$@"'
 )
-GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11, 12
+GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11
 
 
-def become_bwrap(
-    bwrap: str, stage: str, user: tuple[int, int] | None, message: Message, inner: list[int], entrances: list[int]
+def become_confiner(
+    launcher: int,
+    program: str,
+    command: list[str],
+    user: tuple[int, int] | None,
+    message: Message,
+    inner: list[int],
+    entrances: list[int],
 ) -> NoReturn:
     """Groups, descriptors, limits, identity (uid and gid, as root only), exec.
 
-    `inner`: stdin, stdout, stderr, the gate's end, bwrap's arguments, its information, the system call filter.
+    `launcher` is our parent's pid. `command` is the confiner's argv up to the job's. `inner`: stdin, stdout, stderr, the gate's end, the confiner's arguments, the
+    system call filter.
     """
     try:
         for entrance in entrances:
             os.write(entrance, b"0")
         moved = [_duplicate_high(descriptor) for descriptor in inner]
-        targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, INFO_DESCRIPTOR, FILTER_DESCRIPTOR)
+        targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR)
         for source, target in zip(moved, targets, strict=True):
             os.dup2(source, target)
         _restore_signals()
@@ -41,9 +49,10 @@ def become_bwrap(
             os.setgroups([])
             os.setgid(user[1])
             os.setuid(user[0])
-        command = ["bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh"]
-        environment = {"LD_LIBRARY_PATH": f"{stage}/bwrap"}
-        os.execve(bwrap, [*command, str(message["processes"]), *message["argv"]], environment)
+        # After the identity, whose change would forget it.
+        kernel.die_with_parent(launcher)
+        environment = {"LD_LIBRARY_PATH": os.path.dirname(program)}
+        os.execve(program, [*command, str(message["processes"]), *message["argv"]], environment)
     except BaseException as error:  # noqa: BLE001 - the child must not go on as a second launcher
         os.write(2, f"psf: the sandbox could not be started: {error}".encode())
     finally:

@@ -6,6 +6,7 @@ import array
 import ctypes
 import fcntl
 import os
+import signal
 import struct
 
 CLONE_NEWNS = 0x00020000
@@ -16,6 +17,7 @@ _MS_BIND_REC = 0x1000 | 0x4000
 _MNT_DETACH = 2
 _AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG = 1
 
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CREATE = 0, 1, 6
@@ -51,6 +53,13 @@ def unshare(flags: int) -> None:
 def become_subreaper() -> None:
     """Orphans among our descendants become our children, so that we can reap them."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1)), "prctl")
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when our parent ends, also if it has ended already."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def make_mounts_private() -> None:

@@ -2,14 +2,14 @@
 
 It lives in mount namespaces of its own (as a plain user, in a user namespace too), so nothing it mounts is seen by the host and
 nothing is left when it ends. It ends when its socket closes, that is when the server ends, however that ends; what it
-started ends with it (bwrap's --die-with-parent).
+started ends with it (child.py asks the kernel to).
 
 Protocol: JSON datagrams on a SOCK_SEQPACKET socket, descriptors beside them. Requests: `setup` (first), `open` and `close` a cell,
 `run` and `kill` a job. Every request but `kill` gets one answer with its `id`; a job's answer comes when all its processes are dead.
 
 A job starts behind a gate: a shell inside the sandbox sets the process limit (which counts per namespace only when set inside),
 says who it is (the kernel adds its pid to the message), waits, and becomes the program. So the launcher holds a pidfd of
-the program before it runs, and can tell exit code 137 from death by signal 9, which bwrap reports alike.
+the program before it runs, and can tell exit code 137 from death by signal 9, which confiners report alike.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Launcher:
         self._cgroups: cgroups.Cgroups | None = None
         self._stage = ""
         self._uid = self._gid = -1
-        self._bwrap = ""
+        self._program, self._command, self._terminator = "", [""], b""
         self._filter = b""
         self._privileged = os.geteuid() == 0
 
@@ -115,7 +115,10 @@ class Launcher:
         self._filter = os.pread(descriptors[0], 1 << 20, 0) if descriptors else b""
         stage.enter_namespaces(self._privileged)
         self._stage = stage.mount_stage()
-        self._bwrap = stage.copy_bwrap(self._stage, message["bwrap"], message["bwrap_libraries"])
+        self._program = stage.copy_program(self._stage, message["program"], message["libraries"])
+        self._command, self._terminator = message["command"], message["terminator"].encode()
+        if message["litters"] is not None:
+            stage.cover(message["litters"], self._uid, self._gid)
         for name, text in message["texts"].items():
             stage.write_text(self._stage, name, text)
         for name, source in message["binds"].items():
@@ -244,21 +247,19 @@ class Launcher:
             job.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             ours.enter_context(inner_gate)
             job.gate.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            job.info, inner_info = os.pipe()
-            closed_here(inner_info)
-            arguments = b"".join(argument.encode() + b"\0" for argument in message["arguments"])
+            arguments = b"".join(argument.encode() + self._terminator for argument in message["arguments"])
             inner = [
                 *descriptors[:3],
                 inner_gate.fileno(),
                 closed_here(_memory_file(arguments)),
-                inner_info,
                 closed_here(_memory_file(self._filter)),
             ]
             entrances = [closed_here(entrance) for entrance in job.group.open_entrances()] if job.group else []
+            launcher = os.getpid()
             job.outer_pid = os.fork()
             if job.outer_pid == 0:
                 user = (self._uid, self._gid) if self._privileged else None
-                child.become_bwrap(self._bwrap, self._stage, user, message, inner, entrances)
+                child.become_confiner(launcher, self._program, self._command, user, message, inner, entrances)
 
     def _release(self, job: Job) -> None:
         """The program stands at the gate: note who it is and let it go. Or it never came, and the gate is closed."""
@@ -270,7 +271,7 @@ class Launcher:
                 return
             try:
                 job.program_pidfd = os.pidfd_open(pid)
-                job.init_pid = json.loads(os.read(job.info, 4096))["child-pid"]
+                job.init_pid = _parent(pid)
                 job.init_pidfd = os.pidfd_open(job.init_pid)
                 if not job.doomed:
                     gate.send(b"\n")
@@ -289,7 +290,7 @@ class Launcher:
         return gate
 
     def _outer_ended(self, job: Job) -> None:
-        """bwrap is gone; its pid 1 inside is about to be, and takes every process of the run with it."""
+        """The confiner is gone; its pid 1 inside is about to be, and takes every process of the run with it."""
         self._selector.unregister(job.outer_pidfd)
         _, job.outer_status = os.waitpid(job.outer_pid, 0)
         job.ended_s, job.deadline_s, job.look_s = time.monotonic(), None, None
@@ -300,7 +301,7 @@ class Launcher:
 
     def _init_ended(self, job: Job) -> None:
         self._selector.unregister(job.init_pidfd)
-        # Orphaned by bwrap, it is ours to reap: not every host's pid 1 does. When it died first, bwrap has reaped it.
+        # Orphaned, it is ours to reap: not every host's pid 1 does. When it died first, the confiner has reaped it.
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, job.init_pidfd, os.WEXITED)
         self._finish(job)
@@ -332,6 +333,11 @@ class Launcher:
 
     def _watch(self, descriptor: int, act: Any) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+
+def _parent(pid: int) -> int:
+    """Who started a program that stands at the gate: its pid namespace's first process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _tells_exit_status() -> bool:

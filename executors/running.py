@@ -12,7 +12,7 @@ from executors import cgroups, watching
 
 Message = dict[str, Any]
 SETUP_PATIENCE_S = 20.0
-"""bwrap takes milliseconds to bring a program to the gate; one that takes this long never will."""
+"""A confiner takes milliseconds to bring a program to the gate; one that takes this long never will."""
 
 
 class Job:
@@ -27,7 +27,6 @@ class Job:
         self.ended_s = 0.0
         self.outer_pid = self.outer_pidfd = -1
         self.gate: socket.socket | None = None
-        self.info = -1
         self.program_pidfd = self.init_pidfd = self.init_pid = -1
         self.outer_status: int | None = None
         self.timed_out = self.doomed = False
@@ -54,9 +53,9 @@ class Job:
         return self.group.processes() if self.group is not None else watching.processes_beside(self.init_pid)
 
     def kill(self) -> None:
-        """Kill all of it: at once, or when bwrap has set it up.
+        """Kill all of it: at once, or when the confiner has set it up.
 
-        Killed earlier, bwrap could leave a child that has not yet been told to die with it and that nobody knows.
+        Killed earlier, a confiner could leave a child that has not yet been told to die with it and that nobody knows.
         """
         self.doomed = True
         if self.started_s is not None:
@@ -74,6 +73,6 @@ class Job:
         self._disk.rest()
         if self.gate is not None:
             self.gate.close()
-        for descriptor in (self.outer_pidfd, self.info, self.program_pidfd, self.init_pidfd):
+        for descriptor in (self.outer_pidfd, self.program_pidfd, self.init_pidfd):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -34,14 +34,19 @@ def mount_stage() -> str:
     raise OSError(f"none of {', '.join(CANDIDATES)} exists, and one is needed as a mount point")
 
 
-def copy_bwrap(stage: str, bwrap: str, libraries: list[str]) -> str:
-    """Copy bwrap to where the sandbox's user can reach it: a virtual environment may lie below a private home."""
-    os.mkdir(f"{stage}/bwrap")
-    for source in (bwrap, *libraries):
-        target = f"{stage}/bwrap/{os.path.basename(source)}"
+def copy_program(stage: str, program: str, libraries: list[str]) -> str:
+    """Copy what confines to where the sandbox's user can reach it: a virtual environment may lie below a private home."""
+    os.mkdir(f"{stage}/program")
+    for source in (program, *libraries):
+        target = f"{stage}/program/{os.path.basename(source)}"
         Path(target).write_bytes(Path(source).read_bytes())
         os.chmod(target, 0o755)
-    return f"{stage}/bwrap/{os.path.basename(bwrap)}"
+    return f"{stage}/program/{os.path.basename(program)}"
+
+
+def cover(folder: str, uid: int, gid: int) -> None:
+    """A small file system of the sandbox's user over a folder of the host; seen in our namespace only."""
+    kernel.mount("tmpfs", folder, [("size", "1m"), ("mode", "0700"), ("uid", str(uid)), ("gid", str(gid))])
 
 
 def write_text(stage: str, name: str, text: str) -> None:
