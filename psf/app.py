@@ -124,7 +124,7 @@ async def _local_executor(
 
 def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandboxes.Options]:
     """What each sandbox is told, by its name; `folder` lies where workspaces will."""
-    own = {"bubblewrap": {"program": settings.bubblewrap}}
+    own = {"bubblewrap": {"program": settings.bubblewrap}, "nsjail": {"program": settings.nsjail}}
 
     def options(name: str) -> sandboxes.Options:
         given = {key: value for key, value in own.get(name, {}).items() if value is not None}

@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_only_paths: Annotated[tuple[str, ...], Doc("host folders that programs may read, where they are")] = ()
     executor: Annotated[str, Doc("the sandbox to use, by name; auto takes the best that works here")] = "auto"
     bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
+    nsjail: Annotated[str | None, Doc("the nsjail to use")] = None
     sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
     workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
     workspace_bytes_max: Annotated[int, Doc("disk that directories kept between steps may take together")] = (
@@ -72,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _NUMBER_MAX = 1 << 50
 _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
-_PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap")
+_PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _POSITIVE = (
     "sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",

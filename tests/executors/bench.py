@@ -13,8 +13,11 @@ import pytest
 
 from executors import profile as profiles
 from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
+from executors.interfaces import Sandbox
 from executors.local import LocalExecutor
+from executors.nsjail import start as start_nsjail
 from executors.profile import Profile, User
+from executors.sandboxes import Options
 from executors.testing import MakeExecutor
 from store.capture import CaptureLimits
 from store.files import Files
@@ -45,6 +48,16 @@ async def bubblewrap(folder: Path, kind: Kind) -> AsyncIterator[BubblewrapSandbo
     try:
         if sandbox.capabilities.workspace != kind:
             pytest.skip("no overlay can be mounted here")
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+@asynccontextmanager
+async def nsjail(folder: Path) -> AsyncIterator[Sandbox]:
+    """A sandbox of its own, with whatever workspaces can be had."""
+    sandbox = await start_nsjail(profile(), Options(folder))
+    try:
         yield sandbox
     finally:
         await sandbox.close()
