@@ -91,7 +91,9 @@ class LaunchedSandbox:
                 async with self.open(BindMount(str(folder)), Limits()) as cell:
                     result = await cell.run(Job(("true",), (), b"", Limits()))
             except SandboxBroken as error:
-                raise SandboxUnavailable(f"{self._confiner.sandbox} cannot start a program here: {error.detail or error}") from None
+                raise SandboxUnavailable(
+                    f"{self._confiner.sandbox} cannot start a program here: {error.detail or error}"
+                ) from None
         if result.exit_code != 0:
             raise SandboxUnavailable(f"{self._confiner.sandbox} cannot run `true` here: {result}")
 
@@ -209,9 +211,7 @@ class _LaunchedCell:
         }
 
 
-async def _start_launcher(
-    profile: Profile, confiner: Confiner, probe_parent: Path
-) -> tuple[Launcher, dict[str, Any]]:
+async def _start_launcher(profile: Profile, confiner: Confiner, probe_parent: Path) -> tuple[Launcher, dict[str, Any]]:
     setup = {
         "uid": profile.user.uid,
         "gid": profile.user.gid,

@@ -1,8 +1,8 @@
 """The nsjail sandbox: the walls of bubblewrap's, put up by nsjail. For machines where nsjail is what is allowed, or what is trusted.
 
-nsjail takes filters only in a language of its own, and makes the program its pid namespace's first process, which few signals reach. So a
-shell comes first, and a Python that installs psf's own filter and becomes the gate: the filter, and what signals do, are the
-same with every sandbox.
+nsjail takes filters only in a language of its own, and makes what it starts its pid namespace's first process, which few signals reach.
+So a Python comes first, which installs psf's own filter and becomes a shell, which starts the gate: the filter, and what signals
+do, are the same with every sandbox.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/
 async def start(profile: Profile, options: Options) -> NsjailSandbox:
     """`StartSandbox`. The setting `program` is the nsjail to use. Raises SandboxUnavailable."""
     program, libraries = find_nsjail(options.settings.get("program"))
-    command = ["nsjail", "--config", f"/proc/self/fd/{ARGUMENTS_DESCRIPTOR}", "--", "/bin/sh", "-c", _FIRST, "first"]
+    command = ["nsjail", "--config", f"/proc/self/fd/{ARGUMENTS_DESCRIPTOR}", "--"]
     if profile.filter_program is not None:
+        # For the shell as well: a program has power over it.
         command += [profile.interpreter, "-I", "-S", "-c", _FILTERED]
-    command += ["/bin/sh", "-c", GATE, "sh"]
+    command += ["/bin/sh", "-c", _FIRST, "first", "/bin/sh", "-c", GATE, "sh"]
     litters = _folder_for_its_own(options.probe_parent)
     confiner = Confiner("nsjail", program, libraries, tuple(command), _configuration, "\n", litters)
     return await NsjailSandbox.launch(profile, confiner, options)
