@@ -21,7 +21,9 @@ from executors import profile as profiles
 from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
 from executors.interfaces import Executor, Sandbox
 from executors.local import LocalExecutor
+from executors.nsjail import start as start_nsjail
 from executors.profile import Profile
+from executors.sandboxes import Options
 from executors.testing.history import History
 from store.local import LocalStore
 from store.pool import Workspaces
@@ -57,8 +59,18 @@ async def bubblewrap(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
         await sandbox.close()
 
 
+@asynccontextmanager
+async def nsjail(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
+    sandbox = await start_nsjail(profile, Options(folder))
+    try:
+        settings = WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, bench.owner())
+        yield Lodging(sandbox, settings)
+    finally:
+        await sandbox.close()
+
+
 Opener = Callable[[Path, Profile], AbstractAsyncContextManager[Lodging]]
-KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap}
+KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "nsjail": nsjail}
 """Every sandbox that the battery is let loose on: how to start it, with a folder of its own."""
 
 
