@@ -44,8 +44,8 @@ class BubblewrapSandbox(LaunchedSandbox):
         return await cls.launch(profile, confiner, Options(settings.probe_parent, settings.workspace))
 
 
-def _arguments(profile: Profile, stage: str, cell: str, env: tuple[tuple[str, str], ...]) -> list[str]:
-    """The profile and a job's variables in bwrap's terms, for one cell."""
+def _arguments(profile: Profile, stage: str, cell: str) -> list[str]:
+    """The profile in bwrap's terms, for one cell."""
     arguments = (
         "--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup --disable-userns"
         " --uid 1000 --gid 1000 --die-with-parent --new-session --cap-drop ALL --clearenv"
@@ -54,7 +54,7 @@ def _arguments(profile: Profile, stage: str, cell: str, env: tuple[tuple[str, st
     if profile.filter_program is not None:
         arguments += ["--seccomp", str(FILTER_DESCRIPTOR)]
     arguments += [*_system(profile, stage), *_places(profile, stage, cell)]
-    for key, value in (*profile.environment, *env):
+    for key, value in profile.environment:
         arguments += ["--setenv", key, value]
     return arguments
 

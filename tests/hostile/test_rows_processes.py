@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from executors.testing.history import said
+from executors.testing.history import SHELL, said
+from store.snapshot import Ending
 from tests.hostile.battery import ROOMY, Attack, each, each_tame, stages, unconfined
 from tests.hostile.conftest import Doors, House
 
@@ -132,3 +134,43 @@ async def test_somebody_is_asleep_while_a_run_lasts(house: House) -> None:
         seen = max(seen, len(asleep()))
         await asyncio.sleep(0.02)
     assert seen == 1
+
+
+PRELOADED = """
+#include <sys/resource.h>
+__attribute__((constructor)) void before() {
+    char *what = getenv("WHAT");
+    struct rlimit processes;
+    getrlimit(RLIMIT_NPROC, &processes);
+    if (what) printf("%s %lu\\n", what, (unsigned long) processes.rlim_max), fflush(stdout);
+    if (what && *what == 'e') _exit(3);
+    if (what && *what == 's') sleep(600);
+}
+"""
+
+
+@pytest.mark.parametrize(("what", "ending"), [("end", (Ending.EXITED, 3)), ("sleep", (Ending.TIMED_OUT, None))])
+async def test_a_library_named_by_the_call_runs_within_the_limits_only(
+    house: House, what: str, ending: tuple[Ending, int | None]
+) -> None:
+    """Before the program is let go, nothing runs that the call chose: it would be neither limited nor timed."""
+    history = house.session()
+    body = PRELOADED + "int main() {}"
+    language, program = Attack("preload", body, "c").source(house.places)
+    program = program.replace("gcc -w -o attack attack.c && ./attack", "gcc -w -shared -fPIC -o l.so attack.c")
+    assert (await history.step(language, program, stages=stages(language, ROOMY))).stages[0][1].exit_code == 0
+    limits = msgspec.structs.replace(ROOMY, wall_time_s=1.0)
+    variables = (("LD_PRELOAD", "/work/l.so"), ("WHAT", what))
+    result = await history.step(SHELL, "true", stages=stages(SHELL, limits), env=variables)
+    run = result.stages[0][1]
+    assert (run.ending, run.exit_code) == ending, run
+    word, most = run.stdout.data.decode().split()
+    assert (word, int(most) <= limits.processes + 8) == (what, True)
+
+
+async def test_variables_of_the_call_reach_the_program_as_they_are(house: House) -> None:
+    variables = (("A", "a b=c\n'\""), ("PATH", "/usr/bin:/bin"), ("EMPTY", ""))
+    script = 'printf \'%s|\' "$A" "${EMPTY-unset}" $PATH'
+    assert said(await house.session().shell(script, env=variables)) == "a b=c\n'\"||/usr/bin:/bin|"
+    result = await house.session().step(("_psf_x", ("no-such-program",)), "", env=variables)
+    assert result.stages[0][1].exit_code == 127
