@@ -122,8 +122,7 @@ class Launcher:
         for name, text in message["texts"].items():
             stage.write_text(self._stage, name, text)
         for name, source in message["binds"].items():
-            os.makedirs(f"{self._stage}/{name}", exist_ok=True)
-            kernel.bind(source, f"{self._stage}/{name}")
+            stage.show(self._stage, name, source)
         self._answer(
             message,
             stage=self._stage,

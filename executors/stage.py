@@ -49,6 +49,24 @@ def cover(folder: str, uid: int, gid: int) -> None:
     kernel.mount("tmpfs", folder, [("size", "1m"), ("mode", "0700"), ("uid", str(uid)), ("gid", str(gid))])
 
 
+def show(stage: str, name: str, source: str) -> None:
+    """Show a host folder on the stage, and through it to programs."""
+    target = f"{stage}/{name}"
+    os.makedirs(target, exist_ok=True)
+    if target.endswith(source):
+        kernel.bind(source, target)  # programs see it under its own name; with all that is mounted in it
+        return
+    # By a relative name, so that the mount table inside the sandbox does not show where it lies on the host.
+    os.makedirs(f"{stage}/nothing", exist_ok=True)
+    os.chdir(source)
+    try:
+        kernel.mount("overlay", target, [("lowerdir+", "."), ("lowerdir+", f"{stage}/nothing"), ("userxattr", None)])
+    except OSError:
+        kernel.bind(source, target)
+    finally:
+        os.chdir("/")
+
+
 def write_text(stage: str, name: str, text: str) -> None:
     """A file, executable when it begins as a script; or, with `-> target`, a symlink."""
     path = f"{stage}/{name}"

@@ -155,6 +155,9 @@ async def test_an_interpreter_below_a_private_folder_works_and_has_pip(start, pr
     trial = await start(profiles.build(interpreter=str(private_python)))
     result = await trial.shell(f"command -v python3; {private_python} -c 'print(6 * 7)'; pip --version | cut -c -4")
     assert result.stdout.data.decode().split() == [str(private_python), "42", "pip"]
+    result = await trial.shell("cat /proc/self/mountinfo /proc/self/mounts; pip list > /dev/null && echo listed")
+    assert b"site-packages" not in result.stdout.data
+    assert result.stdout.data.endswith(b"listed\n")
     result = await trial.shell(f"ls {private_python.parent.parent.parent}; echo x >> {private_python}")
     assert (result.stdout.data, result.exit_code) == (b"python\n", 2)
 
