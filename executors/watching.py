@@ -50,6 +50,7 @@ class DiskWatch:
     def __init__(self, folder: str, *, grown: bool) -> None:
         self._folder, self._grown = folder, grown
         self._before_bytes = self._before_inodes = 0
+        self._free_bytes = _free_bytes(folder)
         self._open: OrderedDict[Directory, int] = OrderedDict()
         self._round: Iterator[Overrun | None] | None = None
 
@@ -81,6 +82,10 @@ class DiskWatch:
             yield None if self._grown else _over(total_bytes, inodes, bytes_max, inodes_max)
         if self._grown:
             self._before_bytes, self._before_inodes, self._grown = total_bytes, inodes, False
+        elif self._free_bytes - _free_bytes(self._folder) > bytes_max:
+            # Others may have taken it. But who has descriptors in flight as well may have sent away what he took.
+            for sent in descriptors_in_flight(holders):
+                yield "disk" if sent else None
 
     def _entries(self) -> Iterator[os.stat_result | None]:
         """All that has a name, each file once; None for each further name."""
@@ -133,21 +138,47 @@ def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Ove
     return "inodes" if inodes > inodes_max else None
 
 
+def _free_bytes(folder: str) -> int:
+    system = os.statvfs(folder)
+    return system.f_bfree * system.f_frsize
+
+
+def threads(pids: Iterable[int]) -> Iterator[int]:
+    """All threads of processes: each may have descriptors of its own, and go on when the first of its process has ended."""
+    for pid in pids:
+        for name in _names(f"/proc/{pid}/task"):
+            yield int(name)
+
+
 def removed_files(holders: Callable[[], Iterable[int]]) -> Iterator[os.stat_result | None]:
     """Files of the work directory that have no name any more and that a process has open or mapped; None for each other file."""
     seen = set[tuple[int, int]]()
-    for pid in holders():
-        for folder in (f"/proc/{pid}/fd", f"/proc/{pid}/map_files"):
-            try:
-                names = os.listdir(folder)
-            except OSError:
-                continue  # it has ended, or the kernel shows mappings to nobody but root
-            for name in names:
+    for thread in threads(holders()):
+        for folder in (f"/proc/{thread}/fd", f"/proc/{thread}/map_files"):
+            for name in _names(folder):
                 status = _removed_file(f"{folder}/{name}")
                 known = status is None or (status.st_dev, status.st_ino) in seen
                 yield None if known else status
                 if status is not None:
                     seen.add((status.st_dev, status.st_ino))
+
+
+def descriptors_in_flight(holders: Callable[[], Iterable[int]]) -> Iterator[int]:
+    """For each descriptor of the processes, how many others lie in it: sent over a socket and not yet received."""
+    for thread in threads(holders()):
+        for name in _names(f"/proc/{thread}/fdinfo"):
+            try:
+                with open(f"/proc/{thread}/fdinfo/{name}") as lines:
+                    yield sum(int(line.split()[1]) for line in lines if line.startswith("scm_fds:"))
+            except OSError:
+                yield 0
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # the process has ended, or the kernel shows mappings to nobody but root
 
 
 def _removed_file(link: str) -> os.stat_result | None:
@@ -161,14 +192,18 @@ def _removed_file(link: str) -> os.stat_result | None:
 
 def processes_beside(pid: int) -> list[int]:
     """The processes in the pid namespace of `pid`, as they are seen here."""
+    namespace = _pid_namespace(pid)
+    return [
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdecimal()
+        and namespace is not None
+        and any(_pid_namespace(thread) == namespace for thread in threads([int(name)]))
+    ]
+
+
+def _pid_namespace(thread: int) -> int | None:
     try:
-        namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+        return os.stat(f"/proc/{thread}/ns/pid").st_ino
     except OSError:
-        return []
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{name}/ns/pid").st_ino == namespace:
-                    found.append(int(name))
-    return found
+        return None

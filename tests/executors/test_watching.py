@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -119,26 +121,65 @@ def test_when_it_rests_nothing_is_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("kind", ["open", "mapped"])
-def test_files_without_a_name_are_found_at_their_holders(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
-) -> None:
-    if kind == "mapped" and os.geteuid() != 0:
-        pytest.skip("the kernel shows mappings to root only")
-    monkeypatch.setattr(watching, "WORK_PREFIX", f"{tmp_path}/")
-    hold = "file = open('f', 'w+b'); file.write(bytes(1 << 20)); file.flush(); os.unlink('f')"
-    let_go = "held = mmap.mmap(file.fileno(), 4096); file.close()" if kind == "mapped" else ""
-    program = f"import mmap, os, sys\n{hold}\n{let_go}\nprint(flush=True)\nsys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+HOLD = """
+import array, mmap, os, socket, sys, threading, time
+def take():
+    file = open('f', 'w+b')
+    file.write(bytes(1 << 20))
+    file.flush()
+    os.unlink('f')
+    return file
+def told():
+    print(flush=True)
+    sys.stdin.read()
+"""
+HOLDERS = {
+    "open": "file = take(); told()",
+    "mapped": "file = take(); held = mmap.mmap(file.fileno(), 4096); file.close(); told()",
+    "open in a process whose first thread has ended": "file = take(); threading.Thread(target=told).start(); import ctypes;"
+    " ctypes.CDLL(None).pthread_exit(0)",
+}
+
+
+@contextmanager
+def held(folder: Path, program: str) -> Iterator[int]:
+    """A process that runs `program` in the folder until it has said that it holds something, and on."""
+    command = [sys.executable, "-c", HOLD + program]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
+        yield child.pid
+        child.kill()
+
+
+@pytest.mark.parametrize("program", HOLDERS.values(), ids=HOLDERS.keys())
+def test_files_without_a_name_are_found_at_their_holders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
+) -> None:
+    if "mmap" in program and os.geteuid() != 0:
+        pytest.skip("the kernel shows mappings to root only")
+    monkeypatch.setattr(watching, "WORK_PREFIX", f"{tmp_path}/")
+    with held(tmp_path, program) as pid:
         watch = DiskWatch(str(tmp_path), grown=False)
-        found = [looked(watch, 1 << 19, 1, pids) for pids in (nobody, lambda: [child.pid])]
-        assert looked(watch, 2 << 20, 1, lambda: [child.pid]) is None
-        child.communicate()
-    assert found == [None, "disk"]
+        assert looked(watch, 1 << 19, 1) is None
+        assert looked(watch, 1 << 19, 1, lambda: [pid]) == "disk"
+        assert looked(watch, 2 << 20, 1, lambda: [pid]) is None
+        assert pid in watching.processes_beside(os.getpid())
+
+
+def test_who_sends_away_what_he_takes_is_found_by_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A descriptor in flight is held by no process, and what it is of cannot be seen."""
+    free_bytes = 100 << 20
+    monkeypatch.setattr(watching, "_free_bytes", lambda _: free_bytes)
+    watch = DiskWatch(str(tmp_path), grown=False)
+    send = "a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [file.fileno()]))])"
+    sending = f"file = take(); a, b = socket.socketpair(); {send}; file.close(); told()"
+    with held(tmp_path, sending) as sender, held(tmp_path, "told()") as other:
+        assert looked(watch, 10 << 20, 1, lambda: [sender]) is None
+        free_bytes = 80 << 20
+        assert looked(watch, 10 << 20, 1, lambda: [other]) is None
+        assert looked(watch, 30 << 20, 1, lambda: [sender]) is None
+        assert looked(watch, 10 << 20, 1, lambda: [other, sender]) == "disk"
 
 
 def test_the_processes_of_a_namespace_are_found() -> None:

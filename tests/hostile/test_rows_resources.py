@@ -72,6 +72,8 @@ ROWS = (
            "    held.append(mmap.mmap(f.fileno(), 4096)); f.close()" + STAY, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk by a file that never had a name", "import os\nfor n in range(8):\n    f = os.open('.', os.O_TMPFILE | os.O_RDWR); os.write(f, bytes(16 << 20))" + STAY,
            limits=LONG, endings=DISK, hit="disk"),
+    Greedy("the disk behind a thread that has ended", "import ctypes, os, threading, time\ndef take():\n    for n in range(8):\n        f = open('x', 'wb'); os.unlink('x'); os.dup(f.fileno())"
+           "\n        f.write(bytes(16 << 20)); f.flush()\n    time.sleep(600)\nthreading.Thread(target=take).start()\nctypes.CDLL(None).pthread_exit(0)", limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk in the deep", "import os\nfor _ in range(400):\n    os.mkdir('n'); os.chdir('n')\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk behind closed folders", "import os\nos.mkdir('d'); os.chdir('d'); os.chmod('.', 0o300)\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk under moving names", "import os, threading\nos.mkdir('a'); os.mkdir('a/d')\ndef move():\n    while True:\n        for x, y in (('a', 'b'), ('b', 'a')):\n"
