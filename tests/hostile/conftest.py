@@ -125,14 +125,13 @@ class House:
         return History(self._executor, self.store.objects)
 
     async def withstands(self, attack: Attack) -> None:
-        """Let one attack in, in a session of its own: nothing comes of it, and the session goes on."""
+        """Let one attack in, in a session of its own: nothing comes of it. That others go on, the next row shows."""
         history = self.session()
         language, program = attack.source(self.places)
         result = await history.step(language, program, stages=stages(language, ROOMY))
         run = result.stages[-1][1]
         assert breaches_of(result, history.objects) == []
         assert run.exit_code != 125, run
-        assert await history.says("echo goes on") == "goes on"
 
     def assert_untouched(self) -> None:
         """What stands in the house is what was put there."""

@@ -1,47 +1,22 @@
-"""Programs that take all there is: processes, memory, space, names, output. The next step must work as if nothing had been."""
+"""Programs that take all there is of space and names. The next step must work as if nothing had been.
+
+What programs take of processes, memory, time and output is in test_rows_resources.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import msgspec
-import pytest
 import pytest_asyncio
 
 from executors.interfaces import Result, StageRequest
 from executors.testing.history import PYTHON, SHELL, History, said
 from executors.testing.trial import LIMITS
-from store.snapshot import Ending, Limits
+from store.snapshot import Limits
 from tests.hostile.conftest import House
 
-TIGHT = msgspec.structs.replace(LIMITS, wall_time_s=2.0, memory_bytes=64 << 20)
 ROOMY = msgspec.structs.replace(LIMITS, wall_time_s=30.0, file_bytes=1 << 30)
-SHELL_BOMB = "bomb() { bomb | bomb & }; bomb; sleep 600"
-FORK_BOMB = """
-import os
-while True:
-    try:
-        os.fork()
-    except OSError:
-        pass
-"""
-THREAD_BOMB = """
-import threading
-def bomb():
-    while True:
-        try:
-            threading.Thread(target=bomb).start()
-        except RuntimeError:
-            pass
-bomb()
-"""
-MEMORY_BOMB = """
-import os
-while os.fork() == 0:
-    data = bytearray(b'x') * (16 << 20)
-import time
-time.sleep(600)
-"""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -62,34 +37,6 @@ async def python(session: History, program: str, limits: Limits) -> Result:
     return await session.python(program, stages=(StageRequest("run", PYTHON[1], limits),))
 
 
-@pytest.mark.parametrize("language", ["shell", "python"])
-async def test_a_fork_bomb_ends_with_its_time(session: History, language: str) -> None:
-    result = await (shell(session, SHELL_BOMB, TIGHT) if language == "shell" else python(session, FORK_BOMB, TIGHT))
-    assert result.stages[0][1].ending in (Ending.TIMED_OUT, Ending.EXITED)
-
-
-async def test_a_thread_bomb_ends_with_its_time_or_its_memory(session: History) -> None:
-    ending = (await python(session, THREAD_BOMB, TIGHT)).stages[0][1].ending
-    assert ending in (Ending.TIMED_OUT, Ending.OUT_OF_MEMORY)
-
-
-async def test_memory_taken_by_many_processes_is_bounded_together(session: History) -> None:
-    run = (await python(session, MEMORY_BOMB, TIGHT)).stages[0][1]
-    if run.usage.memory_peak_bytes is not None:
-        assert run.usage.memory_peak_bytes <= TIGHT.memory_bytes
-        assert "memory" in run.hit
-
-
-@pytest.mark.parametrize("folder", ["/dev/shm", "/tmp"])
-async def test_memory_taken_as_files_is_the_programs_own(session: History, folder: str) -> None:
-    limits = msgspec.structs.replace(TIGHT, scratch_bytes=1 << 30, file_bytes=1 << 30, memory_bytes=32 << 20)
-    run = (await shell(session, f"head -c 300000000 /dev/zero > {folder}/x; echo status $?", limits)).stages[0][1]
-    assert b"status 0" not in run.stdout.data
-    assert (
-        (folder == "/dev/shm" and b"No space" in run.stderr.data) or "memory" in run.hit or run.ending != Ending.EXITED
-    )
-
-
 async def test_scratch_that_is_full_hinders_only_its_run(session: History) -> None:
     script = "for f in /tmp /var/tmp /mnt ~; do head -c 99000000 /dev/zero > $f/x; done 2> /dev/null; echo x > /tmp/y || echo full"
     assert "full" in said(await shell(session, script, ROOMY))
@@ -98,14 +45,6 @@ async def test_scratch_that_is_full_hinders_only_its_run(session: History) -> No
 async def test_names_in_scratch_that_run_out_hinder_only_their_run(session: History) -> None:
     script = "i=0; while mkdir /tmp/$i; do i=$((i+1)); done 2> /dev/null; echo $i"
     assert 0 < int(said(await shell(session, script, ROOMY))) <= LIMITS.scratch_inodes
-
-
-@pytest.mark.parametrize("script", ["yes", "yes >&2", "yes & yes >&2", "cat /dev/zero", "yes | tee /dev/stderr"])
-async def test_a_flood_of_output_is_cut(session: History, script: str) -> None:
-    run = (await shell(session, script, LIMITS)).stages[0][1]
-    assert run.ending in (Ending.OUTPUT_LIMIT, Ending.EXITED)
-    assert "output" in run.hit or run.ending is Ending.EXITED
-    assert len(run.stdout.data) + len(run.stderr.data) < 3 * LIMITS.output_kept_bytes
 
 
 async def test_a_nest_of_directories_is_cut_at_a_depth_and_said_so(session: History) -> None:

@@ -91,6 +91,7 @@ ROWS = (
     Greedy("errors without end", "yes >&2", "bash", LONG, (Ending.OUTPUT_LIMIT,), "output"),
     Greedy("both without end", "yes & yes >&2", "bash", LONG, (Ending.OUTPUT_LIMIT,), "output"),
     Greedy("output by its name in /proc", "cat /dev/zero > /proc/self/fd/1", "bash", LONG, (Ending.OUTPUT_LIMIT,), "output"),
+    Greedy("one stream copied to the other", "yes | tee /dev/stderr", "bash", LONG, (Ending.OUTPUT_LIMIT, Ending.EXITED), "output"),
     Greedy("a spin", "while :; do :; done", "bash"),
     Greedy("a spin beyond its processor time", "while True: pass", limits=BUSY),
     Greedy("a spin by one child after the other", "import os\nwhile True:\n    if os.fork() == 0:\n        for _ in range(300_000): pass\n        os._exit(0)\n    os.wait()", limits=BUSY),
