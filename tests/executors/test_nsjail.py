@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import glob
+import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from executors import nsjail
-from executors.errors import SandboxUnavailable
+from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Sandbox
+from executors.launched import LaunchedSandbox
 from executors.sandboxes import Options
 from executors.testing import SandboxContract
+from executors.testing.processes import BEAT
 from executors.testing.trial import Trial, TrialFixtures
 from store.files import Owner
+from tests.e2e.conftest import descendants, eventually, is_alive
 from tests.executors import bench
 
 
@@ -49,6 +55,18 @@ class TestWhatIsNsjailsOwn(_Nsjail):
 
     async def test_a_program_is_not_the_first_process_whom_few_signals_reach(self, trial: Trial) -> None:
         assert await trial.says("import os; print(os.getpid() > 1)") == "True"
+
+    async def test_when_the_launcher_is_killed_what_nsjail_runs_dies_too(self, trial: Trial) -> None:
+        assert isinstance(trial.sandbox, LaunchedSandbox)
+        launcher = trial.sandbox._launcher._process.pid
+        running = asyncio.create_task(trial.python(BEAT))
+        assert await asyncio.to_thread(eventually, (trial.work / "beat").exists)
+        started = descendants(launcher)
+        assert len(started) >= 3  # nsjail, the first process inside, the program
+        os.kill(launcher, signal.SIGKILL)
+        with pytest.raises(SandboxBroken):
+            await running
+        assert await asyncio.to_thread(eventually, lambda: not any(is_alive(process) for process in started))
 
     async def test_its_variables_are_the_profiles_and_the_jobs_and_no_others(self, trial: Trial) -> None:
         result = await trial.run("env", "-0", env=(("LANG", "chosen"), ("ODD", 'a="\\\n\té')))
