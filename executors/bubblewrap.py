@@ -11,7 +11,7 @@ from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE
 from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
-from executors.sandboxes import Options
+from executors.sandboxes import Options, check_settings
 
 
 class BubblewrapSettings(msgspec.Struct, frozen=True):
@@ -28,6 +28,7 @@ class BubblewrapSettings(msgspec.Struct, frozen=True):
 
 async def start(profile: Profile, options: Options) -> BubblewrapSandbox:
     """`StartSandbox`. The setting `program` is the bwrap to use. Raises SandboxUnavailable."""
+    check_settings("bubblewrap", options, ("program",))
     bwrap, libraries = find_bubblewrap(options.settings.get("program"))
     settings = BubblewrapSettings(bwrap, libraries, options.probe_parent, options.workspace)
     return await BubblewrapSandbox.start(profile, settings)

@@ -15,6 +15,10 @@ class SandboxUnavailable(ExecutorError):
     code = "sandbox_unavailable"
 
 
+class OptionRefused(SandboxUnavailable):
+    """What the configuration tells a sandbox makes no sense. Another sandbox must not be taken instead: this one is meant."""
+
+
 class SandboxBroken(ExecutorError):
     """The sandbox failed while it was setting up, running or cleaning: nothing may be concluded about the program."""
 

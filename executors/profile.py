@@ -12,7 +12,7 @@ from pathlib import Path
 import blake3
 import msgspec
 
-from executors.errors import SandboxUnavailable
+from executors.errors import OptionRefused, SandboxUnavailable
 from executors.paths import HOME, WORK
 from executors.seccomp import compile_filter
 
@@ -241,11 +241,11 @@ def _stamp(path: str) -> tuple[str, int, int]:
 def find_bubblewrap(configured: str | None) -> tuple[str, tuple[str, ...]]:
     """bwrap and the libraries to put beside it: the configured one, a system one >= 0.11, or the wheel's.
 
-    Raises SandboxUnavailable when there is none.
+    Raises SandboxUnavailable when there is none, OptionRefused when the configured one is none.
     """
     if configured:
         if _bubblewrap_version(configured) < (0, 11):
-            raise SandboxUnavailable(f"`bubblewrap`: {configured} is not a bwrap, or one before 0.11")
+            raise OptionRefused(f"`bubblewrap`: {configured} is not a bwrap, or one before 0.11")
         return configured, ()
     system = shutil.which("bwrap")
     if system and _bubblewrap_version(system) >= (0, 11):

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, cast
 
 import msgspec
 
-from executors.errors import SandboxUnavailable
+from executors.errors import OptionRefused, SandboxUnavailable
 from executors.interfaces import Capabilities, Sandbox
 from executors.profile import Profile
 
@@ -37,6 +37,13 @@ class Options(msgspec.Struct, frozen=True):
     probe_parent: Path
     workspace: Literal["auto", "overlay", "copy"] = "auto"
     settings: dict[str, str] = {}
+
+
+def check_settings(sandbox: str, options: Options, known: tuple[str, ...]) -> None:
+    """Raises OptionRefused when the configuration says something that this sandbox has no ears for."""
+    for key in options.settings:
+        if key not in known:
+            raise OptionRefused(f"`sandbox_options`: {sandbox} has no option {key!r}; there is {', '.join(known)}")
 
 
 class StartSandbox(Protocol):
@@ -84,13 +91,15 @@ async def start(
 ) -> Choice:
     """The sandbox called `wanted`, or for "auto" the first of ORDER that works here. `options` gives each its own.
 
-    Raises SandboxUnavailable, with a reason for each that was tried.
+    Raises SandboxUnavailable, with a reason for each that was tried; OptionRefused for what the configuration tells one of them.
     """
     offers = find() if offers is None else offers
     passed_over: dict[str, str] = {}
     for name in _candidates(wanted, offers):
         try:
             return Choice(await start_one(offers[name], profile, options(name)), passed_over)
+        except OptionRefused:
+            raise
         except SandboxUnavailable as error:
             passed_over[name] = str(error)
     if wanted != AUTO:

@@ -25,7 +25,7 @@ from psf.api import server
 from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
 from psf.descriptors import raise_descriptor_limit
-from psf.errors import CannotListen
+from psf.errors import CannotListen, ConfigurationError
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
 from store.files import Files
@@ -101,7 +101,9 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
 async def _local_executor(
     settings: Settings, store: LocalStore, files: Files, profile: Profile
 ) -> tuple[BoundedExecutor, Capabilities]:
-    choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root))
+    offers = sandboxes.find()
+    check_options(settings, offers)
+    choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root), offers)
     sandbox = choice.sandbox
     _report(sandbox.capabilities, choice.passed_over)
     owner = profile.user if profile.privileged else None
@@ -122,15 +124,24 @@ async def _local_executor(
     return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox.capabilities
 
 
+def check_options(settings: Settings, offers: dict[str, sandboxes.Offer]) -> None:
+    """Raises ConfigurationError when something is told to a sandbox that is not installed."""
+    for text in settings.sandbox_options:
+        if (name := text.partition(".")[0]) not in offers:
+            known = ", ".join(sorted(offers))
+            raise ConfigurationError(f"sandbox_options: there is no sandbox {name!r}; there are {known}")
+
+
 def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandboxes.Options]:
     """What each sandbox is told, by its name; `folder` lies where workspaces will."""
-    own = {"bubblewrap": {"program": settings.bubblewrap}, "nsjail": {"program": settings.nsjail}}
-
-    def options(name: str) -> sandboxes.Options:
-        given = {key: value for key, value in own.get(name, {}).items() if value is not None}
-        return sandboxes.Options(folder, settings.workspace, given)
-
-    return options
+    own: dict[str, dict[str, str]] = {}
+    for name, program in (("bubblewrap", settings.bubblewrap), ("nsjail", settings.nsjail)):
+        own[name] = {"program": program} if program else {}
+    for text in settings.sandbox_options:
+        option, _, value = text.partition("=")
+        name, _, key = option.partition(".")
+        own.setdefault(name, {})[key] = value
+    return lambda name: sandboxes.Options(folder, settings.workspace, own.get(name, {}))
 
 
 def _service(

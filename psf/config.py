@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     executor: Annotated[str, Doc("the sandbox to use, by name; auto takes the best that works here")] = "auto"
     bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
     nsjail: Annotated[str | None, Doc("the nsjail to use")] = None
+    sandbox_options: Annotated[tuple[str, ...], Doc("what else to tell a sandbox, as NAME.OPTION=VALUE")] = ()
     sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
     workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
     workspace_bytes_max: Annotated[int, Doc("disk that directories kept between steps may take together")] = (
@@ -74,6 +76,7 @@ _NUMBER_MAX = 1 << 50
 _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
+_OPTION = re.compile(r"[\w-]+\.[\w-]+=.+", re.DOTALL)
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _POSITIVE = (
     "sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
@@ -167,6 +170,8 @@ def _expected(kind: Any) -> str:
 
 
 def _fault(name: str, value: Any) -> str | None:
+    if name == "sandbox_options" and not all(map(_OPTION.fullmatch, value)):
+        return "must be texts like docker.image=pybash"
     if value == "":
         return "must say something"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

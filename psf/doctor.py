@@ -23,7 +23,7 @@ import msgspec
 import psf
 from executors import doctor, guarantees, kernel, sandboxes
 from executors import profile as profiles
-from executors.errors import ExecutorError
+from executors.errors import ExecutorError, OptionRefused
 from executors.profile import Profile
 from psf import app
 from psf.config import Settings
@@ -35,7 +35,7 @@ _REPORT_BYTES_MAX = 1 << 20
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What is known of one sandbox. `reason` says why it does not work here.
+    """What is known of one sandbox. `reason` says why it does not work here; `refused`: for what the configuration tells it.
 
     `missing` is what it says it cannot give, `failed` what it says it gives although a trial got past it; name -> why.
     """
@@ -44,6 +44,7 @@ class Finding(msgspec.Struct, frozen=True):
     distribution: str
     works: bool
     reason: str = ""
+    refused: bool = False
     enforced: dict[str, str] = {}
     missing: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -73,9 +74,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def run(settings: Settings, offers: dict[str, sandboxes.Offer] | None = None, patience_s: float = PATIENCE_S) -> Report:
-    """Examine every sandbox that is installed, or those of `offers`, for at most so many seconds each."""
+    """Examine every sandbox that is installed, or those of `offers`, for at most so many seconds. Raises ConfigurationError."""
     machine = Machine(platform.release(), platform.machine(), os.geteuid() == 0, _in_child(_enters_user_namespace))
     offers = sandboxes.find() if offers is None else offers
+    app.check_options(settings, offers)
     names = [name for name in sandboxes.ORDER if name in offers]
     names += sorted(set(offers) - set(names))
     folder = Path(tempfile.mkdtemp(prefix="psf-doctor-", dir=_beside(Path(settings.store))))
@@ -92,8 +94,9 @@ def run(settings: Settings, offers: dict[str, sandboxes.Offer] | None = None, pa
 def choose(wanted: str, findings: tuple[Finding, ...]) -> str | None:
     """The sandbox that a server with this setting would use, if there is one. Pure."""
     candidates = sandboxes.ORDER if wanted == sandboxes.AUTO else (wanted,)
-    working = {finding.name for finding in findings if finding.works}
-    return next((name for name in candidates if name in working), None)
+    decisive = {finding.name: finding for finding in findings if finding.works or finding.refused}
+    first = next((decisive[name] for name in candidates if name in decisive), None)
+    return first.name if first is not None and first.works else None
 
 
 def status(chosen: str | None, findings: tuple[Finding, ...]) -> int:
@@ -160,7 +163,8 @@ def _examined(offer: sandboxes.Offer, settings: Settings, folder: Path) -> Findi
     try:
         return asyncio.run(_examine(offer, settings, folder))
     except ExecutorError as error:
-        return Finding(offer.name, offer.distribution, works=False, reason=str(error))
+        refused = isinstance(error, OptionRefused)
+        return Finding(offer.name, offer.distribution, works=False, reason=str(error), refused=refused)
     except Exception as error:  # noqa: BLE001 - whatever it was, it is told
         reason = f"broke while it was tried: {type(error).__name__}: {error}"
         return Finding(offer.name, offer.distribution, works=False, reason=reason)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from executors import sandboxes
-from executors.errors import SandboxUnavailable
+from executors import bubblewrap, sandboxes
+from executors.errors import OptionRefused, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Sandbox
 from executors.profile import Profile
 from executors.sandboxes import AUTO, ORDER, Offer, Options
@@ -98,6 +98,14 @@ async def test_when_none_works_each_has_its_reason() -> None:
     assert "docker: no docker here; install it" in text
     assert "bubblewrap: no bubblewrap here; install it" in text
     assert "psf doctor" in text
+
+
+async def test_a_setting_that_makes_no_sense_is_told_and_not_passed_over() -> None:
+    offered = offers(docker=bubblewrap.start, nsjail=working("nsjail"))
+    for settings in ({"program": "/no/bwrap"}, {"porgram": "/usr/bin/bwrap"}):
+        options = Options(Path("/nowhere"), settings=settings)
+        with pytest.raises(OptionRefused, match=next(iter(settings.items()))[0 if "porgram" in settings else 1]):
+            await sandboxes.start(AUTO, bench.profile(), lambda _, options=options: options, offered)
 
 
 async def test_a_sandbox_that_is_named_is_not_replaced_by_another() -> None:

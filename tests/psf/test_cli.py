@@ -89,6 +89,26 @@ def test_a_bubblewrap_that_is_none_is_refused_at_start(tmp_path: Path, program: 
     assert program in line
 
 
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (("--executor", "dokcer"), 1, ("`executor`", "'dokcer'", "auto, bubblewrap")),
+        (("--sandbox-options", "dokcer.image=x"), 2, ("sandbox_options", "'dokcer'", "bubblewrap")),
+        (
+            ("--executor", "bubblewrap", "--sandbox-options", "bubblewrap.porgram=/x"),
+            1,
+            ("sandbox_options", "'porgram'", "program"),
+        ),
+        (("--executor", "nsjail", "--nsjail", "/no/nsjail"), 1, ("`nsjail`", "/no/nsjail")),
+    ],
+)
+def test_a_sandbox_that_cannot_be_had_is_told_with_what_there_is(
+    tmp_path: Path, flags: tuple[str, ...], status: int, words: tuple[str, ...]
+) -> None:
+    line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", *flags), status)
+    assert all(word in line for word in words), line
+
+
 def test_a_folder_to_be_shown_that_is_not_there_is_told(tmp_path: Path) -> None:
     line = refused(run("serve", "--store", str(tmp_path / "s"), "--port", "0", "--read-only-paths", "/no/where"), 1)
     assert "read_only_paths" in line

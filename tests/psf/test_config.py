@@ -16,7 +16,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "host": ("localhost", "localhost"), "port": ("9", 9), "store": ("/s", "/s"), "allow_unauthenticated": ("true", True),
     "allowed_hosts": ("a,b", ("a", "b")), "slots": ("3", 3), "queue_patience_s": ("0.5", 0.5), "body_bytes_max": ("9", 9),
     "retention_s": ("0", 0.0), "gc_period_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("/r.toml", "/r.toml"),
-    "read_only_paths": ("/a,/b", ("/a", "/b")), "executor": ("nsjail", "nsjail"), "bubblewrap": ("/b", "/b"), "nsjail": ("/n", "/n"), "sandbox_uid": ("77", 77),
+    "read_only_paths": ("/a,/b", ("/a", "/b")), "executor": ("nsjail", "nsjail"), "bubblewrap": ("/b", "/b"), "nsjail": ("/n", "/n"), "sandbox_uid": ("77", 77), "sandbox_options": ("a.b=c,d.e=f=g", ("a.b=c", "d.e=f=g")),
     "workspace": ("copy", "copy"), "workspace_bytes_max": ("1000", 1000), "memory_bytes": ("20000000", 20000000), "memory_bytes_max": ("30000000", 30000000), "wall_time_s_max": ("7", 7.0),
     "processes": ("8", 8), "output_kept_bytes": ("9", 9), "output_flood_bytes": ("10", 10), "file_bytes": ("11", 11),
     "scratch_bytes": ("12", 12), "log_level": ("debug", "debug"),
@@ -129,3 +129,11 @@ def test_a_wrong_line_of_the_file_is_named(tmp_path: Path, text: str) -> None:
 )
 def test_loopback_is_known(host: str, expected: bool) -> None:
     assert config.is_loopback(host) is expected
+
+
+@pytest.mark.parametrize("text", ["image=x", "docker.image", "docker.=x", ".image=x", "docker.image=", "a.b=c,d"])
+def test_an_option_of_a_sandbox_says_of_which_and_what(text: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"sandbox_options: must be texts like docker\.image=pybash.*PSF_SANDBOX_OPTIONS"
+    ):
+        config.load({}, {"PSF_SANDBOX_OPTIONS": text})

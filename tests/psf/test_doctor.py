@@ -89,6 +89,16 @@ def test_auto_chooses_in_its_order_among_those_that_work() -> None:
     assert doctor.choose("docker", findings) is None
 
 
+def test_where_a_server_would_refuse_its_configuration_nothing_is_chosen(tmp_path: Path) -> None:
+    findings = (finding("docker", works=False), finding("bubblewrap", works=False, refused=True), finding("nsjail"))
+    assert doctor.choose("auto", findings) is None
+    assert doctor.choose("nsjail", findings) == "nsjail"
+    done = run("--json", "--store", str(tmp_path / "store"), "--bubblewrap", "/no/bwrap")
+    assert (done.returncode, json.loads(done.stdout)["chosen"]) == (NOTHING_WORKS, None)
+    done = run("--store", str(tmp_path / "store"), "--sandbox-options", "dokcer.image=x")
+    assert (done.returncode, done.stdout, "'dokcer'" in done.stderr) == (2, "", True)
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
