@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.dockerd import daemon
+from tests.dockerd.daemon import TestDaemon
 
 pytest.register_assert_rewrite("executors.testing", "store.testing")
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -48,3 +51,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
         if not _is_allowed(reason):
             report.outcome, report.longrepr = "failed", _refused(reason)
     return report
+
+
+@pytest.fixture(scope="session")
+def docker_daemon() -> Iterator[TestDaemon]:
+    """A Docker daemon of our own, with an image of this machine in it. Skips where none can be had."""
+    with daemon.running() as running:
+        yield running
