@@ -13,6 +13,7 @@ import os
 import resource
 import secrets
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ class LaunchedSandbox:
 
     async def _try(self) -> None:
         """Run a program, before anybody relies on it."""
-        with _probe_folder(self._options.probe_parent) as folder:
+        with probe_folder(self._options.probe_parent) as folder:
             try:
                 async with self.open(BindMount(str(folder)), Limits()) as cell:
                     result = await cell.run(Job(("true",), (), b"", Limits()))
@@ -111,7 +112,7 @@ class LaunchedSandbox:
         opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
         answer = await completed(opening, undo=close)
         try:
-            yield _LaunchedCell(self._profile, self._confiner, self._facts, launcher, name, answer[1][0])
+            yield _ConfinedCell(self._profile, self._confiner, self._facts, launcher, name, answer[1][0])
         finally:
             await completed(close(answer))
 
@@ -134,13 +135,17 @@ class LaunchedSandbox:
         self._launcher, self._facts = await _start_launcher(self._profile, self._confiner, probe_parent)
 
 
-class _LaunchedCell:
-    def __init__(
-        self, profile: Profile, confiner: Confiner, facts: dict[str, Any], launcher: Launcher, name: str, scratch: int
-    ) -> None:
-        self._profile, self._confiner, self._facts = profile, confiner, facts
-        self._launcher, self._name = launcher, name
+class LaunchedCell(ABC):
+    """`Cell` whose jobs a launcher runs: streams, killing, and what its answer means. `sandbox` is for the log."""
+
+    def __init__(self, sandbox: str, launcher: Launcher, scratch: int) -> None:
+        self._sandbox, self._launcher = sandbox, launcher
         self.scratch = scratch
+
+    @abstractmethod
+    def _order(self, job: Job) -> dict[str, Any]:
+        """What the launcher is told of a job. Raises SandboxBroken when it cannot be told."""
+        ...
 
     async def run(self, job: Job) -> RunResult:
         number = self._launcher.number()
@@ -177,7 +182,7 @@ class _LaunchedCell:
         if not answer["started"]:
             if not _out_of_memory(answer):
                 reason = stderr.data.decode(errors="replace").strip() or "it ended without a word"
-                _log.error("%s did not start: %s", self._confiner.sandbox, reason)
+                _log.error("%s did not start: %s", self._sandbox, reason)
                 raise SandboxBroken("the sandbox could not be set up; the server's log says why", detail=reason)
             stdout = stderr = Output()  # of the confiner, which had no room to bring the program up
         ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
@@ -191,6 +196,14 @@ class _LaunchedCell:
         spent = Usage(answer["wall_time_s"], usage[3], usage[2])
         return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
 
+
+class _ConfinedCell(LaunchedCell):
+    def __init__(
+        self, profile: Profile, confiner: Confiner, facts: dict[str, Any], launcher: Launcher, name: str, scratch: int
+    ) -> None:
+        super().__init__(confiner.sandbox, launcher, scratch)
+        self._profile, self._confiner, self._facts, self._name = profile, confiner, facts, name
+
     def _order(self, job: Job) -> dict[str, Any]:
         # The call's own variables are the program's alone: in the shell at the gate, LD_PRELOAD would run before all limits.
         variables = [f"{key}={value}" for key, value in job.env]
@@ -202,7 +215,7 @@ class _LaunchedCell:
         return {
             "argv": argv,
             "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name),
-            "rlimits": _resource_limits(job.limits, in_group=in_group),
+            "rlimits": resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
             "cell": self._name,
             "cpu_time_s": job.limits.cpu_time_s,
@@ -227,12 +240,13 @@ async def _start_launcher(profile: Profile, confiner: Confiner, probe_parent: Pa
         "texts": {f"root{path}": text for path, text in profile.texts},
         "binds": {staged(target): source for source, target in profile.binds if not is_reachable(source)},
     }
-    with _probe_folder(probe_parent) as folder:
+    with probe_folder(probe_parent) as folder:
         return await Launcher.start({**setup, "probe_folder": str(folder)}, profile.filter_program)
 
 
 @contextmanager
-def _probe_folder(parent: Path) -> Iterator[Path]:
+def probe_folder(parent: Path) -> Iterator[Path]:
+    """A folder for trying something where workspaces will lie."""
     folder = parent / f"probe-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
@@ -254,7 +268,8 @@ def _scratch_folders() -> list[str]:
     return [folder.decode() for folder in SCRATCH.values()]
 
 
-def _resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, int]]:
+def resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, int]]:
+    """Limits of each process (RLIMIT_ names, soft and hard), beside those of a control group if there is one."""
     chosen = {
         "CORE": (0, 0),
         "CPU": (limits.cpu_time_s, limits.cpu_time_s + 1),
