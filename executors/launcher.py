@@ -38,8 +38,10 @@ class Launcher:
         self._loop.add_reader(link.fileno(), self._receive)
 
     @classmethod
-    async def start(cls, setup: dict[str, Any], filter_program: bytes | None) -> tuple[Launcher, dict[str, Any]]:
-        """Start and set up a launcher; returns it with what it found out about this machine.
+    async def start(
+        cls, setup: dict[str, Any], filter_program: bytes | None, program: Path = _PROCESS
+    ) -> tuple[Launcher, dict[str, Any]]:
+        """Start and set up a launcher (`program`); returns it with what it found out about this machine.
 
         Raises SandboxUnavailable when it cannot enter its namespaces or mount here.
         """
@@ -48,7 +50,7 @@ class Launcher:
             ours.setblocking(False)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             process = subprocess.Popen(  # noqa: ASYNC220 - once, and it returns at once  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", str(_PROCESS), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", str(program), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ _PROGRAMS = [
 _LIBRARIES = ("libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1")
 """Loaded by name while programs run (threads that end, wheels), so that no program lists them."""
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "dist-packages", "pydoc_data", "turtledemo"}
-_FOLDERS = ("dev", "proc", "sys", "run", "tmp", "var/tmp", "mnt", "etc", "home")
+_FOLDERS = ("usr/sbin", "dev", "proc", "sys", "run", "tmp", "var/tmp", "mnt", "etc", "home")
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/:/bin/false\nsandbox:x:1000:1000:sandbox:/home/sandbox:/bin/bash\n"
     "nobody:x:65534:65534::/:/bin/false\n",

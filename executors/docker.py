@@ -1,0 +1,289 @@
+"""The Docker sandbox: programs in warm containers of a daemon, each with a workspace of its own for as long as a cell lasts.
+
+Docker makes the container: its image, its namespaces, its limits. A launcher of ours (executors.docker_launcher) mounts
+workspaces into it while it runs and brings programs in, confined as bubblewrap confines them: so a step asks nothing of the
+daemon, and both kinds of sandbox give the same answers. That needs root, on the daemon's own machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import blake3
+import msgspec
+
+from executors import docker_container, instance
+from executors.completion import completed
+from executors.docker_container import DockerSettings
+from executors.docker_daemon import OWN_IMAGE, Daemon
+from executors.docker_pool import Pool, Warm
+from executors.errors import SandboxBroken, SandboxUnavailable
+from executors.interfaces import Capabilities, Cell, Job
+from executors.launched import LaunchedCell, probe_folder, resource_limits
+from executors.launcher import Answer, Launcher
+from executors.paths import SCRATCH, WORK
+from executors.profile import VERSION, Profile
+from executors.sandboxes import Options
+from store.snapshot import Limits
+from store.workspace import BindMount, OverlayMount
+
+__all__ = ["DockerSandbox", "DockerSettings"]
+
+_log = logging.getLogger(__name__)
+_LAUNCHER = Path(__file__).with_name("docker_launcher.py")
+_SCRATCH = {path: folder.decode() for path, folder in SCRATCH.items()}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAMESPACED_PROCESSES = 8
+"""The group's limit strikes first, since it counts how often it struck; the other one is this much above it."""
+
+
+async def start(profile: Profile, options: Options) -> DockerSandbox:
+    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`. Raises SandboxUnavailable."""
+    given = options.settings
+    settings = DockerSettings(
+        given.get("image", OWN_IMAGE),
+        options.probe_parent,
+        options.workspace,
+        base_url=given.get("base_url"),
+        work_dir=given.get("work_dir", WORK),
+    )
+    return await DockerSandbox.start(profile, settings)
+
+
+class DockerSandbox:
+    """`Sandbox` in containers of one image. Made by `start`."""
+
+    def __init__(self, profile: Profile, settings: DockerSettings, daemon: Daemon, launcher: Launcher) -> None:
+        self._profile, self._settings, self._daemon, self._launcher = profile, settings, daemon, launcher
+        configuration = docker_container.configuration(profile, settings, instance.own_name())
+        self._pool = Pool(daemon, configuration, settings.warm_containers)
+        self._restarting = asyncio.Lock()
+        self._closed = False
+        self._environment = _environment(profile, settings, daemon.image_variables)
+        self.capabilities = _capabilities(profile, {"cgroup": None, "cgroup_missing": "not tried", "label": ""}, None)
+
+    @classmethod
+    async def start(cls, profile: Profile, settings: DockerSettings) -> DockerSandbox:
+        """Find the daemon and the image, remove what dead servers left, and run a program, before anybody relies on it.
+
+        Raises SandboxUnavailable, saying what is missing and what to type.
+        """
+        if not profile.privileged:
+            raise SandboxUnavailable(
+                "the Docker sandbox mounts workspaces into running containers, which only root can; "
+                "run psf as root, or use bubblewrap, which needs none"
+            )
+        wrong = docker_container.fault(settings)
+        if wrong is not None:
+            raise SandboxUnavailable(wrong)
+        daemon = await Daemon.connect(settings)
+        try:
+            launcher = await _start_launcher(profile)
+        except BaseException:
+            await daemon.close()
+            raise
+        sandbox = cls(profile, settings, daemon, launcher)
+        try:
+            await sandbox._try()
+        except SandboxBroken as error:
+            await sandbox.close()
+            raise SandboxUnavailable(f"Docker cannot start a program here: {error.detail or error}") from None
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    def identity(self) -> bytes:
+        """Digest of all that a result may depend on of the system that programs see."""
+        facts = [
+            VERSION, "docker", os.uname().machine, self._daemon.image_identity, self._environment, self._settings.work_dir,
+            self._profile.filter_program, self._profile.hostname, self._profile.shared_memory_bytes,
+        ]  # fmt: skip
+        return blake3.blake3(msgspec.msgpack.encode(facts)).digest()
+
+    async def _try(self) -> None:
+        """Run a program in a container, on an overlay if one can be had where workspaces will lie."""
+        container = await self._pool.take(self._launcher)
+        await self._pool.give_back(container)
+        overlay: str | None = "not asked for"
+        with probe_folder(self._settings.probe_parent) as folder:
+            if self._settings.workspace != "copy":
+                overlay = await self._try_overlay(folder)
+            if overlay is not None:
+                await self._try_program(BindMount(str(folder)))
+        self.capabilities = _capabilities(self._profile, container.facts, overlay)
+
+    async def _try_overlay(self, folder: Path) -> str | None:
+        """None when a program runs on an overlay, else why not."""
+        names = ("lower", "upper", "work")
+        for name in names:
+            (folder / name).mkdir()
+        try:
+            await self._try_program(OverlayMount(str(folder), names[:1], *names[1:]))
+        except SandboxBroken as error:
+            if self._settings.workspace == "overlay":
+                raise
+            return error.detail or str(error)
+        return None
+
+    async def _try_program(self, mount: OverlayMount | BindMount) -> None:
+        async with self.open(mount, Limits()) as cell:
+            result = await cell.run(Job(("true",), (), b"", Limits()))
+        if result.exit_code != 0:
+            words = result.stderr.data.decode(errors="replace").strip() or result.ending.value
+            raise SandboxUnavailable(f"the image {self._settings.image} cannot run `true`: {words}")
+
+    @asynccontextmanager
+    async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
+        launcher = await self._living_launcher()
+        container = await self._pool.take(launcher)
+        cell = _DockerCell(self._profile, self._settings, self._environment, container)
+        try:
+            await cell.open(mount, limits)
+        except BaseException:
+            await self._pool.throw_away(container)
+            raise
+        try:
+            yield cell
+        finally:
+            await completed(self._let_go(container, cell))
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._launcher.close()
+            await self._pool.close()
+            await self._daemon.close()
+
+    async def _let_go(self, container: Warm, cell: _DockerCell) -> None:
+        try:
+            clean = await cell.close()
+        except BaseException:
+            await self._pool.throw_away(container)
+            raise
+        await (self._pool.give_back(container) if clean else self._pool.throw_away(container))
+
+    async def _living_launcher(self) -> Launcher:
+        """The launcher, started anew if it died. What it had adopted is thrown away as it comes up."""
+        async with self._restarting:
+            if not self._launcher.alive and not self._closed:
+                _log.error("the launcher for containers died; starting another")
+                await completed(self._restart())
+        return self._launcher
+
+    async def _restart(self) -> None:
+        await self._launcher.close()
+        self._launcher = await _start_launcher(self._profile)
+
+
+class _DockerCell(LaunchedCell):
+    def __init__(
+        self, profile: Profile, settings: DockerSettings, environment: dict[str, str], container: Warm
+    ) -> None:
+        super().__init__("docker", container.launcher, -1)
+        self._profile, self._settings, self._environment, self._container = profile, settings, environment, container
+
+    async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> None:
+        scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _SCRATCH}
+        asked = self._ask("open", mount=msgspec.to_builtins(mount), scratch=scratch)
+        _, descriptors = await completed(asked, undo=_close_descriptors)
+        self.scratch = descriptors[0]
+
+    async def close(self) -> bool:
+        """Take the workspace out of the container. Returns whether nothing is left in it.
+
+        Raises SandboxBroken when somebody still holds the workspace.
+        """
+        os.close(self.scratch)
+        answer, _ = await self._ask("close", scratch={"folders": _SCRATCH})
+        clean: bool = answer["clean"]
+        return clean
+
+    async def _ask(self, operation: str, **facts: Any) -> Answer:
+        facts |= {"container": self._container.identity, "work_dir": self._settings.work_dir}
+        shared = self._profile.shared_memory_bytes
+        return await self._launcher.ask(operation, [], shared_memory_bytes=shared, **facts)
+
+    def _order(self, job: Job) -> dict[str, Any]:
+        environment = {**self._environment, **dict(job.env)}
+        if any("\0" in text for text in (*job.argv, *environment, *environment.values())):
+            raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
+        in_group = self._container.facts["cgroup"] is not None
+        return {
+            "container": self._container.identity,
+            "argv": job.argv,
+            "environment": environment,
+            "work_dir": self._settings.work_dir,
+            "rlimits": resource_limits(job.limits, in_group=in_group),
+            "memory_bytes": job.limits.memory_bytes,
+            "cpu_time_s": job.limits.cpu_time_s,
+            "disk_bytes": self._profile.disk_bytes,
+            "disk_inodes": self._profile.disk_inodes,
+            "processes": job.limits.processes + (_NAMESPACED_PROCESSES if in_group else 0),
+            "group_processes": job.limits.processes,
+            "wall_time_s": job.limits.wall_time_s,
+        }
+
+
+async def _close_descriptors(answer: Answer) -> None:
+    for descriptor in answer[1]:
+        os.close(descriptor)
+
+
+async def _start_launcher(profile: Profile) -> Launcher:
+    texts = {path: text for path, text in profile.texts if path.startswith("/etc/")}
+    texts |= dict.fromkeys(profile.masked, "")
+    setup = {"uid": profile.user.uid, "gid": profile.user.gid, "texts": texts}
+    launcher, _ = await Launcher.start(setup, profile.filter_program, _LAUNCHER)
+    return launcher
+
+
+def _environment(profile: Profile, settings: DockerSettings, image: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Variables of every program: the image's, ours, and a path that begins in the work directory and goes on as the image's."""
+    ours = {
+        name: settings.work_dir + value.removeprefix(WORK) if value.startswith(f"{WORK}/") else value
+        for name, value in profile.environment
+    }
+    folders = dict(image).get("PATH", _PATH)
+    return {**dict(image), **ours, "PATH": f"{settings.work_dir}/.local/bin:{folders}"}
+
+
+def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) -> Capabilities:
+    missing = [
+        "paths: where Docker keeps its images on the host shows in a program's table of mounts",
+    ]
+    if overlay is not None:
+        missing.append(f"workspace: no overlays ({overlay}); trees are copied, which is slower")
+    if facts["cgroup"] is None:
+        missing.append(
+            f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"
+        )
+    if profile.filter_program is None:
+        missing.append("system calls: no filter for this architecture")
+    if facts["label"]:
+        missing.append(f"access control: the label {facts['label']} binds a container's init, not the programs in it")
+    enforced = {
+        "files": "the image, read-only; private work directory and scratch (mount namespace)",
+        "network": "none (network namespace)",
+        "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
+        "wall_time": "killed by the launcher",
+        "cpu_time": "RLIMIT_CPU, each process"
+        + (f"; {facts['cgroup']}, all together, watched" if facts["cgroup"] else ""),
+        "disk": "watched",
+        "inodes": "watched",
+        "memory": facts["cgroup"] or "RLIMIT_DATA, each process",
+        "processes": "RLIMIT_NPROC" + (f" and {facts['cgroup']}" if facts["cgroup"] else ""),
+        "output": "kept and flood caps",
+        "file_size": "RLIMIT_FSIZE",
+        "open_files": "RLIMIT_NOFILE",
+        "scratch": "sized file system (hard)",
+    }
+    if profile.filter_program is not None:
+        enforced["system_calls"] = "seccomp"
+    return Capabilities("docker", "copy" if overlay is not None else "overlay", enforced, tuple(missing))

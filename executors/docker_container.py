@@ -1,0 +1,177 @@
+"""What a container is made of: the profile and the settings in Docker's terms. Pure."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import posixpath
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from executors import seccomp
+from executors.paths import SCRATCH, WORK
+from executors.profile import Profile
+
+SERVER_LABEL = "psf.server"
+INIT_COMMAND = ("/bin/sh", "-c", "read -r _")
+"""Lives as long as its stdin is open, that is as long as the server."""
+_INIT_USER = "65534:65534"
+_PLACEHOLDER = "ro,nosuid,nodev,noexec,size=4k,nr_inodes=2,mode=0555"
+_MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/kallsyms", "/proc/kcore", "/proc/key-users", "/proc/latency_stats", "/proc/modules", "/proc/sched_debug", "/proc/scsi",
+    "/proc/slabinfo", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
+)  # fmt: skip
+_LIBRARY_NAMES = {"sysctl": "_sysctl"}
+"""What libseccomp, and so Docker, calls a call that has another name there."""
+_TAKEN = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+class DockerSettings(msgspec.Struct, frozen=True):
+    """`base_url`: the daemon's socket (None: DOCKER_HOST, else Docker's own default).
+
+    `memory_bytes`, `processes` and `cpus` (None: all) are Docker's own limits on a container, a ceiling above those of each
+    run. `warm_containers` that nobody uses are kept for the next cell. `labels` are put on every container beside psf's own.
+    `pull`: whether an image that is not here may be fetched from its registry. `workspace` and `probe_parent`: as for
+    bubblewrap.
+    """
+
+    image: str
+    probe_parent: Path
+    workspace: Literal["auto", "overlay", "copy"] = "auto"
+    base_url: str | None = None
+    runtime: str = "runc"
+    work_dir: str = WORK
+    labels: tuple[tuple[str, str], ...] = ()
+    warm_containers: int = 4
+    memory_bytes: int = 8 << 30
+    processes: int = 4096
+    cpus: float | None = None
+    pull: Literal["never", "missing"] = "never"
+    patience_s: float = 60.0
+    """How long the daemon may take for one answer."""
+
+
+def fault(settings: DockerSettings) -> str | None:
+    """What is wrong with the settings and what would be right, or None."""
+    work = settings.work_dir
+    taken = next(
+        (path for path in (*SCRATCH, *_TAKEN) if f"{work}/".startswith(f"{path}/") or path.startswith(f"{work}/")), None
+    )
+    if (
+        posixpath.normpath(work) != work
+        or not work.startswith("/")
+        or work.startswith("//")
+        or ":" in work
+        or work == "/"
+    ):
+        return f"`work_dir`: {work!r} is not an absolute path such as {WORK}"
+    if taken is not None:
+        return f"`work_dir`: {work} and {taken} are in each other's way; choose another folder, such as {WORK}"
+    if settings.warm_containers < 0:
+        return f"`warm_containers`: {settings.warm_containers} is below 0"
+    return None
+
+
+def configuration(profile: Profile, settings: DockerSettings, server: str) -> dict[str, Any]:
+    """Body of the request that makes a container (Docker Engine API, POST /containers/create)."""
+    return {
+        "Image": settings.image,
+        "Entrypoint": list(INIT_COMMAND),
+        "Cmd": [],
+        "User": _INIT_USER,
+        "WorkingDir": "/",
+        "Hostname": profile.hostname,
+        "Env": ["HOME=/"],
+        "Labels": {**dict(settings.labels), SERVER_LABEL: server},
+        "AttachStdin": True,
+        "OpenStdin": True,
+        # When whoever holds the other end goes, however it goes, the init reads the end of its input, and the container ends.
+        "StdinOnce": True,
+        "NetworkDisabled": True,
+        # There is nothing to wait for: what matters of a run is not in the container.
+        "StopSignal": "SIGKILL",
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_configuration(settings),
+    }
+
+
+def _host_configuration(settings: DockerSettings) -> dict[str, Any]:
+    return {
+        "AutoRemove": True,
+        "Runtime": settings.runtime,
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+        "MaskedPaths": list(_MASKED),
+        "ReadonlyPaths": list(_READ_ONLY),
+        # Where cells mount. The image need not have these folders, and between cells there is no room in them.
+        "Tmpfs": dict.fromkeys((settings.work_dir, *SCRATCH), _PLACEHOLDER),
+        "ShmSize": 4096,
+        "Memory": settings.memory_bytes,
+        "MemorySwap": settings.memory_bytes,
+        "PidsLimit": settings.processes,
+        "NanoCpus": int(settings.cpus * 1e9) if settings.cpus is not None else 0,
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}, {"Name": "nofile", "Soft": 256, "Hard": 256}],
+        "LogConfig": {"Type": "none", "Config": {}},
+        "RestartPolicy": {"Name": "no"},
+    }
+
+
+def seccomp_profile(machine: str | None = None) -> dict[str, Any]:
+    """The system call filter of `executors.seccomp` as Docker's JSON: one list, whoever loads it."""
+    name = machine or platform.machine()
+    architecture = seccomp.ARCHITECTURES.get(name)
+    if architecture is None:
+        return {"defaultAction": "SCMP_ACT_ALLOW"}
+    flags = [1 << bit for bit in range(32) if seccomp.NAMESPACE_FLAGS >> bit & 1]
+    denied = sorted(_LIBRARY_NAMES.get(call, call) for call in architecture.denied)
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        # Calls of any other architecture kill: their numbers would mean other things.
+        "architectures": [f"SCMP_ARCH_{name.upper()}"],
+        "syscalls": [
+            _refusal("clone3", errno.ENOSYS),
+            *(_refusal(call, errno.EPERM) for call in denied),
+            *(_refusal("clone", errno.EPERM, (0, "MASKED_EQ", flag, flag)) for flag in flags),
+            *(_refusal("ioctl", errno.EPERM, (1, "EQ", asked, 0)) for asked in seccomp.TERMINAL_REQUESTS),
+            *(_refusal("socketpair", errno.EOPNOTSUPP, test) for test in _none_of(0, {seccomp.UNIX_FAMILY})),
+            *_socket_refusals(),
+        ],
+    }
+
+
+def _socket_refusals() -> list[dict[str, Any]]:
+    protocols = seccomp.SOCKET_PROTOCOLS
+    families = [_refusal("socket", errno.EAFNOSUPPORT, test) for test in _none_of(0, {seccomp.UNIX_FAMILY, *protocols})]
+    return families + [
+        _refusal("socket", errno.EPROTONOSUPPORT, (0, "EQ", family, 0), test)
+        for family, known in protocols.items()
+        for test in _none_of(2, set(known))
+    ]
+
+
+_Test = tuple[int, str, int, int]
+"""On an argument of a call: its index, how to compare, with what (and with what more)."""
+
+
+def _none_of(index: int, values: set[int]) -> list[_Test]:
+    """Tests of which one is true when an argument is none of `values`; Docker knows no "and" of tests on one argument."""
+    below: list[_Test] = [(index, "EQ", value, 0) for value in range(max(values)) if value not in values]
+    return [*below, (index, "GT", max(values), 0)]
+
+
+def _refusal(call: str, error: int, *tests: _Test) -> dict[str, Any]:
+    rule: dict[str, Any] = {"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": error}
+    if tests:
+        rule["args"] = [
+            {"index": index, "op": f"SCMP_CMP_{operator}", "value": value, "valueTwo": second}
+            for index, operator, value, second in tests
+        ]
+    return rule

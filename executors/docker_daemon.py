@@ -1,0 +1,219 @@
+"""The seam to Docker's daemon: the few things asked of it, in threads, and what its refusals mean in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker  # type: ignore[import-untyped]
+import docker.errors  # type: ignore[import-untyped]
+import msgspec
+import requests.exceptions
+
+from executors import instance
+from executors.completion import completed
+from executors.docker_container import SERVER_LABEL, DockerSettings
+from executors.errors import SandboxBroken, SandboxUnavailable
+
+_log = logging.getLogger(__name__)
+_THREADS = 4
+_INIT_PATIENCE_S = 2.0
+_CONFLICT = 409
+DEFAULT_URL = "unix:///var/run/docker.sock"
+OWN_IMAGE = "psf/pybash"
+_OWN_RECIPE = Path(__file__).parent / "images" / "pybash.Dockerfile"
+_Value = TypeVar("_Value")
+
+_FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A container that runs: its id, its init's pid on the host, and the descriptor that keeps its input open."""
+
+    identity: str
+    pid: int
+    stdin: int
+
+    @property
+    def alive(self) -> bool:
+        return os.path.exists(f"/proc/{self.pid}")
+
+
+class Daemon:
+    """Made by `connect`. Every failure is SandboxBroken, but while connecting, when it is SandboxUnavailable."""
+
+    def __init__(self, settings: DockerSettings) -> None:
+        self._settings = settings
+        self.url = settings.base_url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="psf-docker")
+        self._client: Any = None
+        self.image_identity = ""
+        self.image_variables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    async def connect(cls, settings: DockerSettings) -> Daemon:
+        """Find the daemon and the image, and remove what dead servers left there.
+
+        Raises SandboxUnavailable, saying what to type.
+        """
+        daemon = cls(settings)
+        try:
+            await daemon._do(daemon._connect)
+        except SandboxBroken as error:
+            await daemon.close()
+            raise SandboxUnavailable(error.detail or str(error)) from None
+        except BaseException:
+            await daemon.close()
+            raise
+        return daemon
+
+    async def start(self, configuration: dict[str, Any]) -> Started:
+        """Make and start a container. Nothing is left of one that could not be started."""
+        return await self._do(lambda: self._start(configuration))
+
+    async def remove(self, identity: str) -> None:
+        """Kill and remove a container. That it is gone already is no failure."""
+        await self._do(lambda: self._remove(identity))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._client.close)
+        self._threads.shutdown(wait=False)
+
+    async def _do(self, act: Callable[[], _Value]) -> _Value:
+        """Do something in a thread, to its end."""
+
+        def renamed() -> _Value:
+            try:
+                _knock(self.url)
+                return act()
+            except _FAILURES as error:
+                raise SandboxBroken(
+                    "the Docker daemon failed; the server's log says why", detail=said(error, self.url)
+                ) from error
+
+        try:
+            return await completed(asyncio.get_running_loop().run_in_executor(self._threads, renamed))
+        except SandboxBroken as error:
+            _log.error("Docker: %s", error.detail)
+            raise
+
+    # -- in a thread --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._client = docker.APIClient(base_url=self.url, version="auto", timeout=self._settings.patience_s)
+        image = self._image()
+        self.image_identity = image["Id"]
+        variables = (image.get("Config") or {}).get("Env") or []
+        self.image_variables = tuple((name, value) for name, _, value in (line.partition("=") for line in variables))
+        runtimes = self._client.info().get("Runtimes") or {}
+        if self._settings.runtime not in runtimes:
+            known = ", ".join(sorted(runtimes))
+            raise SandboxUnavailable(
+                f"the Docker daemon has no runtime {self._settings.runtime!r} (it has {known}); "
+                "install it and name it under `runtimes` in /etc/docker/daemon.json"
+            )
+        self._sweep()
+
+    def _image(self) -> Any:
+        name = self._settings.image
+        with contextlib.suppress(docker.errors.NotFound):
+            return self._client.inspect_image(name)
+        if self._settings.pull == "never":
+            raise SandboxUnavailable(f"the image {name} is not here; {how_to_get(name)}")
+        try:
+            self._client.pull(name)
+            return self._client.inspect_image(name)
+        except docker.errors.APIError as error:
+            raise SandboxUnavailable(
+                f"the image {name} could not be pulled: {error.explanation}; {how_to_get(name)}"
+            ) from None
+
+    def _sweep(self) -> None:
+        for container in self._client.containers(all=True, filters={"label": SERVER_LABEL}):
+            owner = container["Labels"].get(SERVER_LABEL, "")
+            if instance.is_dead(owner):
+                _log.warning("removing container %s, which a server that is gone left", container["Id"][:12])
+                self._remove(container["Id"])
+
+    def _start(self, configuration: dict[str, Any]) -> Started:
+        identity: str = self._client.create_container_from_config(configuration)["Id"]
+        stdin = -1
+        try:
+            stdin = self._attach(identity)
+            self._client.start(identity)
+            pid: int = self._client.inspect_container(identity)["State"]["Pid"]
+            if not pid:
+                raise docker.errors.DockerException("it ended at once: /bin/sh of its image does not run")
+            _wait_for_init(pid, configuration["Entrypoint"])
+        except BaseException:
+            if stdin >= 0:
+                os.close(stdin)
+            with contextlib.suppress(*_FAILURES):
+                self._remove(identity)
+            raise
+        return Started(identity, pid, stdin)
+
+    def _attach(self, identity: str) -> int:
+        """A descriptor of our own on the container's input; what the library holds of it is closed."""
+        stream = self._client.attach_socket(identity, params={"stdin": 1, "stream": 1})
+        try:
+            return os.dup(stream.fileno())
+        finally:
+            underlying = getattr(stream, "_sock", None)
+            stream.close()
+            if isinstance(underlying, socket.socket):
+                underlying.close()
+
+    def _remove(self, identity: str) -> None:
+        with contextlib.suppress(docker.errors.NotFound):
+            try:
+                self._client.remove_container(identity, force=True, v=True)
+            except docker.errors.APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                # The daemon is at it already, since the container ended.
+                self._client.wait(identity, condition="removed")
+
+
+def _wait_for_init(pid: int, command: list[str]) -> None:
+    """The daemon says that a container is started a moment before its init is what was asked for."""
+    deadline_s = time.monotonic() + _INIT_PATIENCE_S
+    with contextlib.suppress(OSError):
+        while Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] != command and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+
+
+def _knock(url: str) -> None:
+    """Raise OSError when nobody listens. The library would leave a socket open, and wrap the error several times."""
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(url.removeprefix("unix://"))
+
+
+def how_to_get(image: str) -> str:
+    """What to type to have an image."""
+    if image.split(":", maxsplit=1)[0] == OWN_IMAGE:
+        return f"type `docker build -t {image} - < {_OWN_RECIPE}`"
+    return f"type `docker pull {image}`, or build it"
+
+
+def said(error: BaseException, url: str) -> str:
+    """A failure in words that say what to do, from the library's exception. Pure."""
+    if isinstance(error, docker.errors.APIError):
+        return f"the Docker daemon refused: {error.explanation or error}"
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOENT, errno.ECONNREFUSED):
+        return f"no Docker daemon answers at {url}; start one (`sudo systemctl start docker`), or set where it listens"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"no permission to use the Docker daemon at {url}; run psf as root, or type `sudo usermod -aG docker $USER` and log in again"
+    return f"the Docker daemon at {url} does not answer: {error}"

@@ -1,0 +1,66 @@
+"""The Docker sandbox keeps every contract, and gives the same answers as bubblewrap.
+
+Tests share one sandbox as long as none closes it: containers that have been used before must be as good as new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from executors.interfaces import Sandbox
+from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
+from executors.testing.equality import Restoring
+from store.files import Owner
+from store.interfaces import Objects
+from tests.dockerd.daemon import TestDaemon
+from tests.executors import bench, docker_bench
+from tests.executors.docker_bench import Supply
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def supply(docker_daemon: TestDaemon, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Supply]:
+    supply = Supply(docker_daemon, tmp_path_factory.mktemp("supply"))
+    yield supply
+    await supply.close()
+
+
+class TestSandbox(SandboxContract):
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def sandbox(self, supply: Supply, request: pytest.FixtureRequest) -> Sandbox:
+        if "canary" in request.fixturenames:
+            await supply.close()  # for one that starts with the canary in the environment
+        return await supply.sandbox()
+
+    @pytest.fixture
+    def owner(self) -> Owner | None:
+        return bench.owner()
+
+
+class TestExecutor(ExecutorContract):
+    @pytest.fixture
+    def make_executor(self, supply: Supply, tmp_path: Path) -> MakeExecutor:
+        return docker_bench.maker(supply, tmp_path, "overlay")
+
+    @pytest.fixture
+    def other_executors(self, supply: Supply, tmp_path: Path) -> list[MakeExecutor]:
+        return [bench.maker(tmp_path, "overlay"), docker_bench.maker(supply, tmp_path, "copy")]
+
+    # As the contract's own, on the loop that the shared sandbox lives on.
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def history(self, make_executor: MakeExecutor, objects: Objects) -> AsyncIterator[History]:
+        async with make_executor(objects) as executor:
+            yield History(executor, objects)
+
+    @pytest_asyncio.fixture(loop_scope="module", params=["live", "restored"])
+    async def session(
+        self, request: pytest.FixtureRequest, make_executor: MakeExecutor, objects: Objects
+    ) -> AsyncIterator[History]:
+        async with make_executor(objects) as executor:
+            yield History(executor if request.param == "live" else Restoring(make_executor, objects), objects)

@@ -1,0 +1,110 @@
+"""What is said when there is no Docker to be had: what is missing, and what to type."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import msgspec
+import pytest
+
+from executors.docker import DockerSandbox, DockerSettings
+from executors.docker_daemon import OWN_IMAGE, said
+from executors.errors import SandboxUnavailable
+from executors.profile import User
+from tests.dockerd.daemon import TestDaemon
+from tests.executors import bench, docker_bench
+
+ROOT = msgspec.structs.replace(bench.profile(), privileged=True)
+
+
+async def refusal(settings: DockerSettings) -> str:
+    with pytest.raises(SandboxUnavailable) as raised:
+        await DockerSandbox.start(ROOT, settings)
+    return str(raised.value)
+
+
+@pytest.fixture(params=["nobody", "a file", "somebody gone"])
+def dead_end(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Where a daemon should listen and none does."""
+    path = tmp_path / "docker.sock"
+    if request.param == "a file":
+        path.touch()
+    elif request.param == "somebody gone":
+        with socket.socket(socket.AF_UNIX) as closed:
+            closed.bind(str(path))
+    return path
+
+
+async def test_without_a_daemon_it_is_said_where_one_was_looked_for_and_how_to_start_it(dead_end: Path) -> None:
+    text = await refusal(DockerSettings("image", dead_end.parent, base_url=f"unix://{dead_end}"))
+    assert f"no Docker daemon answers at unix://{dead_end}" in text
+    assert "`sudo systemctl start docker`" in text
+
+
+async def test_the_environment_says_where_the_daemon_is_when_the_settings_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/elsewhere.sock")
+    assert f"{tmp_path}/elsewhere.sock" in await refusal(DockerSettings("image", tmp_path))
+
+
+async def test_somebody_who_listens_and_is_no_daemon_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "docker.sock"))
+        deaf.listen()
+        text = await refusal(
+            DockerSettings("image", tmp_path, base_url=f"unix://{tmp_path}/docker.sock", patience_s=0.2)
+        )
+    assert "does not answer" in text
+
+
+def test_without_permission_it_is_said_how_to_get_it() -> None:
+    text = said(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "unix:///x")
+    assert "no permission to use the Docker daemon at unix:///x" in text
+    assert "`sudo usermod -aG docker $USER`" in text
+
+
+def test_what_the_daemon_refuses_is_said_in_its_words() -> None:
+    assert (
+        said(docker.errors.APIError("x", explanation="disk full"), "unix:///x")
+        == "the Docker daemon refused: disk full"
+    )
+
+
+async def test_a_plain_user_is_told_what_needs_root() -> None:
+    plain = msgspec.structs.replace(ROOT, privileged=False, user=User(1, 1))
+    with pytest.raises(SandboxUnavailable, match="run psf as root, or use bubblewrap"):
+        await DockerSandbox.start(plain, DockerSettings("image", Path("/probes")))
+
+
+async def test_settings_that_cannot_be_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    assert "`work_dir`" in await refusal(DockerSettings("image", tmp_path, work_dir="/tmp"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image": "no-such:image"}, "image no-such:image is not here; type `docker pull no-such:image`"),
+        ({"image": f"{OWN_IMAGE}:1"}, f"type `docker build -t {OWN_IMAGE}:1 - < "),
+        ({"image": "127.0.0.1:1/no-such", "pull": "missing"}, "image 127.0.0.1:1/no-such could not be pulled: "),
+        ({"image": "not an image"}, "not an image"),
+        ({"runtime": "runsc"}, "no runtime 'runsc' (it has io.containerd.runc.v2, "),
+    ],
+)
+async def test_what_a_daemon_lacks_is_named_with_what_to_type(
+    docker_daemon: TestDaemon, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    assert words in await refusal(docker_bench.settings(docker_daemon, tmp_path, **fields))
+
+
+async def test_the_recipe_that_is_named_is_there(docker_daemon: TestDaemon, tmp_path: Path) -> None:
+    text = await refusal(docker_bench.settings(docker_daemon, tmp_path, image=OWN_IMAGE))
+    (recipe,) = re.findall(r"< (\S+)`", text)
+    assert "FROM debian" in Path(recipe).read_text()
