@@ -124,6 +124,11 @@ class House:
     def session(self) -> History:
         return History(self._executor, self.store.objects)
 
+    def workspaces(self) -> Path:
+        """The folder of the work directories, when what was given up of them is gone."""
+        self.pool.wait_for_removal()
+        return self.home / "store" / "workspaces"
+
     async def withstands(self, attack: Attack) -> None:
         """Let one attack in, in a session of its own: nothing comes of it. That others go on, the next row shows."""
         history = self.session()

@@ -75,7 +75,7 @@ async def test_nothing_of_a_compiler_runs_on_beside_the_program(session: History
 async def test_nothing_goes_on_in_the_house_after_a_step(house: House, session: History) -> None:
     await session.python(RESTLESS, keep="nothing")
     house.pool.wait_for_removal()
-    workspaces = house.home / "store" / "workspaces"
+    workspaces = house.workspaces()
     before = {path: path.lstat().st_mtime_ns for path in workspaces.rglob("*")}
     await asyncio.sleep(0.2)
     assert {path: path.lstat().st_mtime_ns for path in workspaces.rglob("*")} == before

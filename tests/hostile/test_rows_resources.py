@@ -175,7 +175,7 @@ async def test_nothing_of_all_that_remains_on_the_machine(house: House) -> None:
     user = bench.owner()
     await asyncio.sleep(0.1)
     house.pool.wait_for_removal()
-    folders = (house.home / "store" / "workspaces").rglob("*")
+    folders = house.workspaces().rglob("*")
     assert sum(path.lstat().st_blocks * 512 for path in folders if path.is_file()) < DISK_BYTES
     if user is not None:
         uids = {
