@@ -10,7 +10,7 @@ a few bytes of an encoding can be a hundred in memory.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -46,8 +46,15 @@ class Ending(enum.StrEnum):
     DISK_LIMIT = "disk_limit"
 
 
+Network = Literal["none", "loopback", "egress"]
+"""What programs can reach: nothing, one another over a loopback of their own, or what lies beyond the machine."""
+
+
 class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What one stage may use. `kept` bytes of each stream are stored; at `flood` bytes the program is killed."""
+    """What one stage may use. `kept` bytes of each stream are stored; at `flood` bytes the program is killed.
+
+    `disk_bytes` and `disk_inodes` are what a run may add to the work directory; `cpus` how many processors' time it gets, None: all.
+    """
 
     wall_time_s: float = 10.0
     cpu_time_s: int = 3600
@@ -59,6 +66,16 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     scratch_bytes: int = 512 << 20
     scratch_inodes: int = 100_000
     open_files: int = 1024
+    disk_bytes: int = 8 << 30
+    disk_inodes: int = 200_000
+    cpus: float | None = None
+    network: Network = "loopback"
+
+
+_LIMITS_FIRST = 10
+"""So many fields of Limits are always encoded. Later ones are left off the end while they have their defaults, so that the bytes
+of older snapshots stay what they were. Those defaults must therefore never change."""
+_LATER_LIMITS = msgspec.structs.astuple(Limits())[_LIMITS_FIRST:]
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="run"):
@@ -129,7 +146,7 @@ _decoder = msgspec.msgpack.Decoder(Snapshot)
 def encode(snapshot: Snapshot) -> bytes:
     """Canonical bytes of a snapshot. Raises DecodeError for one that decoding would refuse: it would be a lost step."""
     # There and back, since Python takes 5 for 5.0 and the two have different bytes.
-    return _encoder.encode(_decoded(_encoder.encode(snapshot)))
+    return _encoded(_decoded(_encoder.encode(snapshot)))
 
 
 def decode(data: bytes) -> Snapshot:
@@ -139,9 +156,25 @@ def decode(data: bytes) -> Snapshot:
         raise DecodeError(f"snapshot format {snapshot.version} is not known; this psf reads {VERSION}")
     if not 0 <= snapshot.depth <= DEPTH_MAX:
         raise DecodeError(f"not a snapshot: it has the depth {snapshot.depth}; at most {DEPTH_MAX} is possible")
-    if _encoder.encode(snapshot) != data:
+    if _encoded(snapshot) != data:
         raise DecodeError("not a snapshot: its encoding is not the canonical one")
     return snapshot
+
+
+def _encoded(snapshot: Snapshot) -> bytes:
+    step = snapshot.step
+    if step is None or not step.limits:
+        return _encoder.encode(snapshot)
+    limits: tuple[Any, ...] = tuple((name, _without_defaults(given)) for name, given in step.limits)
+    return _encoder.encode(msgspec.structs.replace(snapshot, step=msgspec.structs.replace(step, limits=limits)))
+
+
+def _without_defaults(limits: Limits) -> tuple[object, ...]:
+    values = msgspec.structs.astuple(limits)
+    length = len(values)
+    while length > _LIMITS_FIRST and values[length - 1] == _LATER_LIMITS[length - 1 - _LIMITS_FIRST]:
+        length -= 1
+    return values[:length]
 
 
 def _decoded(data: bytes) -> Snapshot:

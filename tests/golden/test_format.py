@@ -10,11 +10,13 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from store import snapshot as snapshots
 from store import tree as trees
-from store.errors import StoreUnusable
+from store.errors import DecodeError, StoreUnusable
 from store.files import Files
 from store.ids import BlobId, Kind, SnapshotId, blob_id, object_id
 from store.packs import PackObjects
@@ -33,6 +35,7 @@ from store.snapshot import (
 from store.tree import EMPTY_TREE, Entry, EntryKind, Tree
 
 PINS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("format-1.json").read_text())
+LATER: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("limits-2.json").read_text())
 PACKS: dict[str, str] = json.loads(Path(__file__).with_name("packs-3.json").read_text())
 
 CONTENT = blob_id(b"content")
@@ -82,6 +85,12 @@ SNAPSHOTS: dict[str, Snapshot] = {
         1, 70_000, (SnapshotId(b"\x01" * 32), SnapshotId(b"\x02" * 32)), EMPTY_TREE, None, None
     ),
 }
+LATER_LIMITS = {
+    "disk": Limits(disk_bytes=1 << 20, disk_inodes=1000),
+    "processors": Limits(cpus=0.5),
+    "network": Limits(network="egress"),
+    "all": Limits(disk_bytes=1 << 30, disk_inodes=7, cpus=2.0, network="none"),
+}
 BLOBS = {"empty blob": b"", "blob": b"content"}
 
 
@@ -105,6 +114,26 @@ def test_snapshots_have_the_pinned_bytes_and_names(name: str) -> None:
 @pytest.mark.parametrize("name", SNAPSHOTS)
 def test_pinned_snapshots_can_be_read(name: str) -> None:
     assert snapshots.decode(bytes.fromhex(PINS[name]["bytes"])) == SNAPSHOTS[name]
+
+
+def _with(limits: Limits) -> Snapshot:
+    pinned = SNAPSHOTS["snapshot of a run"]
+    assert pinned.step is not None
+    return replace(pinned, step=replace(pinned.step, limits=(("run", limits),)))
+
+
+@pytest.mark.parametrize("name", LATER_LIMITS)
+def test_later_limits_have_the_pinned_bytes_and_names(name: str) -> None:
+    snapshot = _with(LATER_LIMITS[name])
+    data = snapshots.encode(snapshot)
+    assert {"bytes": data.hex(), "id": snapshots.snapshot_id(data).hex()} == LATER[name]
+    assert snapshots.decode(bytes.fromhex(LATER[name]["bytes"])) == snapshot
+
+
+def test_a_later_limit_that_is_said_needlessly_is_not_canonical() -> None:
+    data = msgspec.msgpack.encode(_with(Limits()))
+    with pytest.raises(DecodeError, match="canonical"):
+        snapshots.decode(data)
 
 
 @pytest.mark.parametrize("name", BLOBS)

@@ -125,7 +125,7 @@ def test_impossible_snapshots_are_refused(change: dict[str, object]) -> None:
 
 def packed(**fields: object) -> bytes:
     """A snapshot's encoding with these fields of its step instead."""
-    step = full_snapshot().step
+    step = full_snapshot(Limits(network="none")).step
     assert step is not None
     values = dict(zip(step.__struct_fields__, msgspec.structs.astuple(step), strict=True)) | fields
     return msgspec.msgpack.encode([1, 0, [], EMPTY_TREE, ["run", *values.values()], None])
