@@ -219,8 +219,8 @@ class _ConfinedCell(LaunchedCell):
             "memory_bytes": job.limits.memory_bytes,
             "cell": self._name,
             "cpu_time_s": job.limits.cpu_time_s,
-            "disk_bytes": self._profile.disk_bytes,
-            "disk_inodes": self._profile.disk_inodes,
+            "disk_bytes": job.limits.disk_bytes,
+            "disk_inodes": job.limits.disk_inodes,
             # The group's limit strikes first, where there is one, since it counts how often it struck.
             "processes": job.limits.processes + (4 * _PROCESSES_OF_OURS if in_group else 1),
             "group_processes": job.limits.processes + _PROCESSES_OF_OURS,

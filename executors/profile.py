@@ -43,7 +43,7 @@ class User(msgspec.Struct, frozen=True):
 class Profile(msgspec.Struct, frozen=True):
     """`binds`: read-only, host path -> path inside. `texts`: files that psf makes up, path inside -> content.
 
-    `disk_bytes` and `disk_inodes`: what a run may add to its work directory. `masked`: files of /proc in whose place programs find the empty file `EMPTY`.
+    `masked`: files of /proc in whose place programs find the empty file `EMPTY`.
     """
 
     user: User
@@ -59,8 +59,6 @@ class Profile(msgspec.Struct, frozen=True):
     hostname: str = "sandbox"
     shared_memory_bytes: int = 64 << 20
     masked: tuple[str, ...] = ()
-    disk_bytes: int = 8 << 30
-    disk_inodes: int = 200_000
 
     def identity(self) -> bytes:
         """Digest of all that a result may depend on of the system that programs see."""
@@ -72,7 +70,6 @@ class Profile(msgspec.Struct, frozen=True):
         facts = [
             VERSION, os.uname().machine, self.links, self.system, self.environment, self.interpreter, stamps, targets, self.texts,
             self.filter_program, self.hostname, self.shared_memory_bytes, self.masked,
-            self.disk_bytes, self.disk_inodes,
         ]  # fmt: skip
         return blake3.blake3(msgspec.msgpack.encode(facts)).digest()
 

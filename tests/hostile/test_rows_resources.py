@@ -11,7 +11,6 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from executors.profile import Profile
 from store.snapshot import Ending, Limits
 from tests.executors import bench
 from tests.hostile.battery import ROOMY, Attack, stages
@@ -19,7 +18,9 @@ from tests.hostile.conftest import House
 
 DISK_BYTES, DISK_INODES = 48 << 20, 1500
 TIGHT = msgspec.structs.replace(ROOMY, wall_time_s=0.8, memory_bytes=64 << 20)
-LONG = msgspec.structs.replace(ROOMY, wall_time_s=25.0, file_bytes=1 << 30, memory_bytes=256 << 20)
+LONG = msgspec.structs.replace(
+    ROOMY, wall_time_s=25.0, file_bytes=1 << 30, memory_bytes=256 << 20, disk_bytes=DISK_BYTES, disk_inodes=DISK_INODES
+)
 BUSY = msgspec.structs.replace(LONG, cpu_time_s=1)
 MANY = msgspec.structs.replace(LONG, open_files=256)
 
@@ -107,11 +108,6 @@ ROWS = (
     Greedy("an answer of one line that never ends", "while :; do printf x; done", "bash"),
     Greedy("stdin held, streams closed", "exec 0<&- 1>&- 2>&-; sleep 600", "bash"),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def profile() -> Profile:
-    return msgspec.structs.replace(bench.profile(), disk_bytes=DISK_BYTES, disk_inodes=DISK_INODES)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
