@@ -1,4 +1,4 @@
-"""Control groups: limits on memory and processes of a whole run, and what it used. Version 1 and version 2.
+"""Control groups: limits on memory, processes and processors of a whole run, and what it used. Version 1 and version 2.
 
 Standard library only: the launcher imports this. Groups are made below our own group, or below the root of the hierarchy,
 in a folder named after the launcher, so that what a dead launcher left can be told from what a living one uses.
@@ -7,6 +7,7 @@ in a folder named after the launcher, so that what a dead launcher left can be t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -16,6 +17,9 @@ from typing import NamedTuple
 _PREFIX = "psf-"
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE_S = 0.002
+_PERIOD_US = 100_000
+_QUOTA_US_MIN = 1000
+"""The kernel takes no smaller one."""
 
 
 class GroupUsage(NamedTuple):
@@ -33,7 +37,8 @@ class Group:
     def __init__(self, folders: dict[str, Path], version: int) -> None:
         self._folders, self._version = folders, version
 
-    def set_limits(self, memory_bytes: int, processes: int) -> None:
+    def set_limits(self, memory_bytes: int, processes: int, cpus: float | None = None) -> None:
+        """`cpus`: how many processors' time it gets; None: of all. Raises OSError."""
         memory, pids = self._folders["memory"], self._folders["pids"]
         if self._version == 2:
             _write(memory / "memory.max", memory_bytes)
@@ -42,6 +47,21 @@ class Group:
             _write(memory / "memory.limit_in_bytes", memory_bytes)
             _write_if_there(memory / "memory.memsw.limit_in_bytes", memory_bytes)
         _write(pids / "pids.max", processes)
+        if cpus is not None:
+            self._set_quota(max(_QUOTA_US_MIN, int(cpus * _PERIOD_US)))
+
+    def _set_quota(self, quota_us: int) -> None:
+        if self._version == 2:
+            _write(self._folders["memory"] / "cpu.max", f"{quota_us} {_PERIOD_US}")
+            return
+        cpu = self._folders["cpu"]
+        _write(cpu / "cpu.cfs_period_us", _PERIOD_US)
+        try:
+            _write(cpu / "cpu.cfs_quota_us", quota_us)
+        except OSError as error:
+            # A group above has less than that, which holds for this one too.
+            if error.errno != errno.EINVAL:
+                raise
 
     def open_entrances(self) -> list[int]:
         """Descriptors to which a process writes `0` to join."""
@@ -78,7 +98,7 @@ class Cgroups:
 
     def __init__(self, parents: dict[str, Path], version: int, instance: str) -> None:
         self.version, self._count = version, 0
-        self._instances = {controller: parent / instance for controller, parent in parents.items()}
+        self._instances = {name: parent / instance for name, parent in parents.items() if name != "cpu"}
         for parent in set(parents.values()):
             _sweep(parent)
         try:
@@ -89,15 +109,40 @@ class Cgroups:
         except OSError:
             self.close()
             raise
+        self.cpus_missing = self._try_cpus(parents.get("cpu"), instance)
+        """Why processors cannot be limited here; None when they can."""
 
-    def create(self, memory_bytes: int, processes: int) -> Group:
+    def create(self, memory_bytes: int, processes: int, cpus: float | None = None) -> Group:
+        """A group for one run. `cpus` as in `Group.set_limits`, where processors can be limited. Raises OSError."""
+        return self._create(memory_bytes, processes, cpus if self.cpus_missing is None else None)
+
+    def _create(self, memory_bytes: int, processes: int, cpus: float | None) -> Group:
         self._count += 1
-        folders = {controller: folder / str(self._count) for controller, folder in self._instances.items()}
-        for folder in set(folders.values()):
-            folder.mkdir()
+        # Most runs have no limit on processors, and need no folder in a hierarchy that is there for nothing else.
+        wanted = {name: folder for name, folder in self._instances.items() if name != "cpu" or cpus is not None}
+        folders = {name: folder / str(self._count) for name, folder in wanted.items()}
         group = Group(folders, self.version)
-        group.set_limits(memory_bytes, processes)
+        try:
+            for folder in set(folders.values()):
+                folder.mkdir(exist_ok=True)  # of two controllers of version 1 that are mounted together
+            group.set_limits(memory_bytes, processes, cpus)
+        except OSError:
+            group.remove()
+            raise
         return group
+
+    def _try_cpus(self, parent: Path | None, instance: str) -> str | None:
+        """Limit processors once; None when that works, else why not."""
+        try:
+            if self.version == 1:
+                if parent is None:
+                    return "cgroup v1: the controller for processors is not mounted"
+                (parent / instance).mkdir(exist_ok=True)
+                self._instances["cpu"] = parent / instance
+            self._create(1 << 30, 1024, 1.0).remove()
+        except OSError as error:
+            return f"cgroup v{self.version}: {error.strerror}"
+        return None
 
     def close(self) -> None:
         for folder in set(self._instances.values()):
@@ -132,7 +177,7 @@ def _candidates(root: Path, own: dict[str, str]) -> list[tuple[int, dict[str, Pa
             folder = root / own.get("", "").lstrip("/") if inside else root
             candidates.append((2, {"memory": folder, "pids": folder}))
         if (root / "memory").is_dir() and (root / "pids").is_dir():
-            controllers = [name for name in ("memory", "pids", "cpuacct") if (root / name).is_dir()]
+            controllers = [name for name in ("memory", "pids", "cpuacct", "cpu") if (root / name).is_dir()]
             version_1 = {
                 name: root / name / own.get(name, "").lstrip("/") if inside else root / name for name in controllers
             }
@@ -151,10 +196,18 @@ def _own_groups(membership: Path) -> dict[str, str]:
 
 
 def _delegate(folder: Path) -> None:
+    try:
+        _hand_on(folder, "memory", "pids", "cpu")
+    except OSError:
+        _hand_on(folder, "memory", "pids")
+
+
+def _hand_on(folder: Path, *controllers: str) -> None:
     available = (folder / "cgroup.controllers").read_text().split()
-    if not {"memory", "pids"} <= set(available):
-        _write(folder.parent / "cgroup.subtree_control", "+memory +pids")
-    _write(folder / "cgroup.subtree_control", "+memory +pids")
+    asked = " ".join(f"+{name}" for name in controllers)
+    if not set(controllers) <= set(available):
+        _write(folder.parent / "cgroup.subtree_control", asked)
+    _write(folder / "cgroup.subtree_control", asked)
 
 
 def _instance_name() -> str:

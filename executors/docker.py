@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _LAUNCHER = Path(__file__).with_name("docker_launcher.py")
 _SCRATCH = {path: folder.decode() for path, folder in SCRATCH.items()}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UNKNOWN = {"cgroup": None, "cgroup_missing": "not tried", "cpus_missing": "not tried", "label": ""}
 _NAMESPACED_PROCESSES = 8
 """The group's limit strikes first, since it counts how often it struck; the other one is this much above it."""
 
@@ -66,7 +67,7 @@ class DockerSandbox:
         self._restarting = asyncio.Lock()
         self._closed = False
         self._environment = _environment(profile, settings, daemon.image_variables)
-        self.capabilities = _capabilities(profile, {"cgroup": None, "cgroup_missing": "not tried", "label": ""}, None)
+        self.capabilities = _capabilities(profile, _UNKNOWN, None)
 
     @classmethod
     async def start(cls, profile: Profile, settings: DockerSettings) -> DockerSandbox:
@@ -223,6 +224,7 @@ class _DockerCell(LaunchedCell):
             "rlimits": resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
             "cpu_time_s": job.limits.cpu_time_s,
+            "cpus": job.limits.cpus,
             "disk_bytes": job.limits.disk_bytes,
             "disk_inodes": job.limits.disk_inodes,
             "processes": job.limits.processes + (_NAMESPACED_PROCESSES if in_group else 0),
@@ -264,6 +266,8 @@ def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) 
         missing.append(
             f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"
         )
+    if facts["cpus_missing"] is not None:
+        missing.append(f"cpus: no quota of processors ({facts['cpus_missing']}); `cpus` in limits cannot be given")
     if profile.filter_program is None:
         missing.append("system calls: no filter for this architecture")
     if facts["label"]:
@@ -284,6 +288,8 @@ def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) 
         "open_files": "RLIMIT_NOFILE",
         "scratch": "sized file system (hard)",
     }
+    if facts["cpus_missing"] is None:
+        enforced["cpus"] = f"a quota, {facts['cgroup']}"
     if profile.filter_program is not None:
         enforced["system_calls"] = "seccomp"
     return Capabilities("docker", "copy" if overlay is not None else "overlay", enforced, tuple(missing))

@@ -10,6 +10,7 @@ from executors import cgroups
 
 _ROOT = Path("/sys/fs/cgroup")
 _RUN_CONTROLLERS = ("memory", "pids", "cpuacct")
+"""Of version 1, those in which every run has a group. In that for processors only some have: all join the container's first."""
 
 
 def groups_of(pid: int) -> dict[str, str]:
@@ -29,7 +30,7 @@ def make_groups(own: dict[str, str], pid: int) -> tuple[cgroups.Cgroups | None, 
         folder = _ROOT / own.get("", "").lstrip("/")
         parents = {"memory": folder, "pids": folder}
     else:
-        parents = {name: _ROOT / name / own[name].lstrip("/") for name in _RUN_CONTROLLERS if name in own}
+        parents = {name: _ROOT / name / own[name].lstrip("/") for name in (*_RUN_CONTROLLERS, "cpu") if name in own}
     version = 2 if unified else 1
     try:
         if unified:

@@ -122,6 +122,7 @@ class ContainerLauncher(launcher_process.Launcher):
             message,
             cgroup=word if groups else None,
             cgroup_missing=None if groups else word,
+            cpus_missing=groups.cpus_missing if groups else word,
             label=docker_groups.label_of(pid),
         )
 
@@ -210,7 +211,7 @@ class ContainerLauncher(launcher_process.Launcher):
         container = self._containers[message["container"]]
         group = None
         if container.groups is not None:
-            group = container.groups.create(message["memory_bytes"], message["group_processes"])
+            group = container.groups.create(message["memory_bytes"], message["group_processes"], message["cpus"])
         job = _ContainerJob(message, group, container)
         try:
             # Who may not open a pipe cannot write to /dev/stdout by that name.

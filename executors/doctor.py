@@ -132,8 +132,15 @@ try:
     print('filled scratch beyond its size')
 except OSError: pass
 """
+_CPUS = """
+import time
+end_s = time.monotonic() + 1
+while time.monotonic() < end_s: pass
+if time.process_time() > 0.6: print('had more than a quarter of a processor')
+"""
 _SHORT = msgspec.structs.replace(LIMITS, wall_time_s=0.5)
 _BRIEF = msgspec.structs.replace(LIMITS, cpu_time_s=1)
+_SHARED = msgspec.structs.replace(LIMITS, cpus=0.25)
 
 
 def _memory_kept(result: RunResult) -> str | None:
@@ -151,6 +158,7 @@ def trials(canary: str, addresses: tuple[tuple[str, int], ...]) -> dict[str, Tri
         "network": Trial(_NETWORK.format(addresses=addresses), _prints_nothing),
         "wall_time": Trial("import time; time.sleep(60)", _ends(Ending.TIMED_OUT), _SHORT),
         "cpu_time": Trial("while True: pass", _ends(Ending.TIMED_OUT), _BRIEF),
+        "cpus": Trial(_CPUS, _prints_nothing, _SHARED),
         "memory": Trial(_MEMORY, _memory_kept),
         "processes": Trial(_PROCESSES.format(count=2 * LIMITS.processes), _prints_nothing),
         "output": Trial("while True: print('x' * 4096)", _ends(Ending.OUTPUT_LIMIT)),

@@ -13,6 +13,7 @@ GUARANTEES = {
     "network": "there is no network",
     "wall_time": "a program is killed when its time is over",
     "cpu_time": "a program is killed when it has used its CPU time",
+    "cpus": "`cpus` in limits is how many processors' time a run gets",
     "memory": "memory is limited for a run as a whole, and measured",
     "processes": "the number of processes is limited",
     "output": "output is kept up to a cap and a flood is killed",

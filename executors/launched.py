@@ -219,6 +219,7 @@ class _ConfinedCell(LaunchedCell):
             "memory_bytes": job.limits.memory_bytes,
             "cell": self._name,
             "cpu_time_s": job.limits.cpu_time_s,
+            "cpus": job.limits.cpus,
             "disk_bytes": job.limits.disk_bytes,
             "disk_inodes": job.limits.disk_inodes,
             # The group's limit strikes first, where there is one, since it counts how often it struck.
@@ -322,6 +323,8 @@ def _capabilities(profile: Profile, sandbox: str, workspace: str, facts: dict[st
         missing.append(
             f"memory: no control group ({facts['cgroup_missing']}); limited for each process, not for a run, and not measured"
         )
+    if facts["cpus_missing"] is not None:
+        missing.append(f"cpus: no quota of processors ({facts['cpus_missing']}); `cpus` in limits cannot be given")
     if profile.filter_program is None:
         missing.append("system calls: no filter for this architecture")
     if not facts["exact_status"]:
@@ -345,6 +348,8 @@ def _capabilities(profile: Profile, sandbox: str, workspace: str, facts: dict[st
         "open_files": "RLIMIT_NOFILE",
         "scratch": "sized file system (hard)",
     }
+    if facts["cpus_missing"] is None:
+        enforced["cpus"] = f"a quota, {facts['cgroup']}"
     if profile.filter_program is not None:
         enforced["system_calls"] = "seccomp"
     return Capabilities(sandbox, "overlay" if overlay else "copy", enforced, tuple(missing))

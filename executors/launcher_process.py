@@ -129,6 +129,7 @@ class Launcher:
             overlay=self._try_overlay(message["probe_folder"]),
             cgroup=cgroup_word if self._cgroups else None,
             cgroup_missing=None if self._cgroups else cgroup_word,
+            cpus_missing=self._cgroups.cpus_missing if self._cgroups else cgroup_word,
             exact_status=_tells_exit_status(),
         )
 
@@ -217,7 +218,7 @@ class Launcher:
     def _on_run(self, message: Message, descriptors: list[int]) -> None:
         group = None
         if self._cgroups is not None:
-            group = self._cgroups.create(message["memory_bytes"], message["group_processes"])
+            group = self._cgroups.create(message["memory_bytes"], message["group_processes"], message["cpus"])
         job = Job(message, group, self._disks[message["cell"]])
         try:
             if self._privileged:

@@ -237,9 +237,9 @@ _REMEDIES = {
 
 def remedy(name: str, machine: Machine) -> str:
     """What to install or set to get a guarantee; empty when there is nothing. Pure."""
-    if name == "memory":
+    if name in ("memory", "cpus"):
         if machine.root:
-            return "mount /sys/fs/cgroup writable, with the controllers memory and pids (for a container: --cgroupns=private and a writable /sys/fs/cgroup)"  # fmt: skip
+            return "mount /sys/fs/cgroup writable, with the controllers memory, pids and cpu (for a container: --cgroupns=private and a writable /sys/fs/cgroup)"  # fmt: skip
         return "delegate a control group: in the systemd unit Delegate=yes, or start with `systemd-run --user --scope -p Delegate=yes psf serve`; or run as root"  # fmt: skip
     return _REMEDIES.get(name, "")
 

@@ -53,6 +53,20 @@ class EndingsContract:
         assert result.ending is Ending.TIMED_OUT
         assert result.usage.wall_time_s < LIMITS.wall_time_s
 
+    async def test_a_share_of_a_processor_is_all_that_is_had(self, trial: Trial) -> None:
+        source = """
+import os, time
+began_s = time.monotonic()
+if os.fork() == 0:
+    while time.monotonic() < began_s + 1: pass
+    os._exit(0)
+while time.monotonic() < began_s + 1: pass
+os.wait()
+print(sum(os.times()[:4]))
+"""
+        shared = float(await trial.says(source, limits=msgspec.structs.replace(LIMITS, cpus=0.25)))
+        assert shared < 0.6 or trial.lacks("cpus")
+
     async def test_more_memory_than_allowed_is_never_had(self, trial: Trial) -> None:
         limits = msgspec.structs.replace(LIMITS, memory_bytes=64 << 20)
         result = await trial.python("data = bytearray(b'x') * (512 << 20); print('had it')", limits=limits)

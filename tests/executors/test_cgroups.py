@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,46 @@ def test_groups_do_not_share_limits(real: Cgroups) -> None:
     codes = [finish(start_in(group, [sys.executable, "-I", "-S", "-c", hog])) for group in (small, large)]
     assert codes == [(-signal.SIGKILL, b""), (0, b"had it\n")]
     assert (small.usage().memory_kills, large.usage().memory_kills) == (1, 0)
+
+
+def test_processors_are_bounded_and_without_a_bound_there_is_no_folder_for_them(real: Cgroups) -> None:
+    if real.cpus_missing is not None:
+        pytest.skip(real.cpus_missing)
+    spin = "import time\nwhile time.monotonic() < END: pass\nprint(time.process_time())"
+    quarter, all_there_is = real.create(256 << 20, 10, 0.25), real.create(256 << 20, 10)
+    code, output = finish(
+        start_in(quarter, [sys.executable, "-I", "-S", "-c", spin.replace("END", f"{time.monotonic() + 1}")])
+    )
+    assert (code, float(output) < 0.6) == (0, True), output
+    assert real.version == 2 or ("cpu" in quarter._folders and "cpu" not in all_there_is._folders)
+    assert quarter.remove()
+    assert all_there_is.remove()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "quota_us"),
+    [(0.001, 1000), (0.01, 1000), (0.5, 50_000), (1, 100_000), (2.5, 250_000), (1000.0, 100_000_000)],
+)
+def test_a_quota_is_written_where_its_kernel_reads_it(tmp_path: Path, cpus: float, quota_us: int) -> None:
+    one = make(
+        tmp_path / "1",
+        dict.fromkeys(("memory.limit_in_bytes", "pids.max", "cpu.cfs_period_us", "cpu.cfs_quota_us"), ""),
+    )
+    Group({"memory": one, "pids": one, "cpu": one}, 1).set_limits(1, 1, cpus)
+    assert (read(one)["cpu.cfs_period_us"], read(one)["cpu.cfs_quota_us"]) == ("100000", str(quota_us))
+    two = make(tmp_path / "2", dict.fromkeys(("memory.max", "pids.max", "cpu.max"), ""))
+    Group({"memory": two, "pids": two}, 2).set_limits(1, 1, cpus)
+    assert read(two)["cpu.max"] == f"{quota_us} 100000"
+
+
+def test_where_processors_cannot_be_limited_the_reason_is_told_and_the_rest_is(tmp_path: Path) -> None:
+    parents = {name: make(tmp_path / name, {}) for name in ("memory", "pids")}
+    assert Cgroups(parents, 1, "psf-test").cpus_missing == "cgroup v1: the controller for processors is not mounted"
+    file = tmp_path / "cpu"
+    file.touch()
+    made = Cgroups({**parents, "cpu": file}, 1, "psf-test")
+    assert made.cpus_missing == "cgroup v1: Not a directory"
+    assert "cpu" not in made._instances
 
 
 def test_closing_kills_what_is_left(real: Cgroups) -> None:
@@ -203,12 +244,20 @@ def test_groups_are_made_below_our_own_first_and_then_below_the_root(tmp_path: P
 def test_of_version_1_each_controller_has_a_place_of_its_own(tmp_path: Path) -> None:
     membership = tmp_path / "membership"
     membership.write_text(VERSION_1_MEMBERSHIP)
-    for name in ("memory", "pids", "cpuacct"):
+    for name in ("memory", "pids", "cpuacct", "cpu"):
         (tmp_path / name).mkdir()
     own = cgroups._own_groups(membership)
     assert cgroups._candidates(tmp_path, own) == [
-        (1, {"memory": tmp_path / "memory/a/b", "pids": tmp_path / "pids", "cpuacct": tmp_path / "cpuacct/c"}),
-        (1, {name: tmp_path / name for name in ("memory", "pids", "cpuacct")}),
+        (
+            1,
+            {
+                "memory": tmp_path / "memory/a/b",
+                "pids": tmp_path / "pids",
+                "cpuacct": tmp_path / "cpuacct/c",
+                "cpu": tmp_path / "cpu/c",
+            },
+        ),
+        (1, {name: tmp_path / name for name in ("memory", "pids", "cpuacct", "cpu")}),
     ]
 
 
@@ -231,9 +280,10 @@ def test_where_groups_cannot_be_made_the_reason_says_why_and_nothing_is_left(tmp
 
 def test_a_version_2_group_hands_its_controllers_on(tmp_path: Path) -> None:
     """Only those who have them may: else the parent is asked first."""
-    for controllers, asked in (("cpu memory pids", ""), ("cpu", "+memory +pids")):
+    every = "+memory +pids +cpu"
+    for controllers, asked in (("cpu memory pids", ""), ("cpu", every)):
         parent = make(tmp_path / (controllers or "none"), BARE)
         folder = make(parent / "psf-test", {"cgroup.controllers": controllers, "cgroup.subtree_control": ""})
         Cgroups({"memory": parent, "pids": parent}, 2, "psf-test")
-        assert read(folder)["cgroup.subtree_control"] == "+memory +pids"
+        assert read(folder)["cgroup.subtree_control"] == every
         assert read(parent)["cgroup.subtree_control"] == asked
