@@ -273,6 +273,7 @@ class ContainerLauncher(launcher_process.Launcher):
                 "timed_out": job.timed_out,
                 "overrun": job.overrun,
                 "wall_time_s": ended_s - (job.started_s or ended_s),
+                "disk_bytes": job.disk_bytes(),
                 "usage": None,
             }
         if job.group is not None:

@@ -36,11 +36,16 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a run took. None where this machine cannot tell."""
+    """What a run took. None where this machine cannot tell.
+
+    `disk_bytes`: the most that its work directory was seen to have grown by since the step began, the program's own file included: counted
+    again and again while it ran, and once when it had ended. What was written and given back between two looks is not in it.
+    """
 
     wall_time_s: float
     cpu_time_s: float | None = None
     memory_peak_bytes: int | None = None
+    disk_bytes: int | None = None
 
 
 class RunResult(msgspec.Struct, frozen=True):

@@ -193,7 +193,7 @@ class LaunchedCell(ABC):
             *(["output"] if stdout.truncated or stderr.truncated else []),
             *([answer["overrun"]] if ending is Ending.DISK_LIMIT else []),
         ]
-        spent = Usage(answer["wall_time_s"], usage[3], usage[2])
+        spent = Usage(answer["wall_time_s"], usage[3], usage[2], answer["disk_bytes"])
         return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
 
 

@@ -318,6 +318,7 @@ class Launcher:
             "timed_out": job.timed_out,
             "overrun": job.overrun,
             "wall_time_s": job.ended_s - (job.started_s or job.ended_s),
+            "disk_bytes": job.disk_bytes(),
             "usage": None,
         }
         if job.group is not None:

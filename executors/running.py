@@ -49,6 +49,10 @@ class Job:
         now_s = time.monotonic()
         self.look_s = now_s + max(watching.PAUSE_S if ended else 0, watching.SHARE * (now_s - began_s))
 
+    def disk_bytes(self) -> int | None:
+        """What its work directory was seen to have grown by, when all of it is dead (`DiskWatch.most_bytes`)."""
+        return self._disk.most_bytes()
+
     def _processes(self) -> list[int]:
         return self.group.processes() if self.group is not None else watching.processes_beside(self.init_pid)
 

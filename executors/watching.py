@@ -25,6 +25,7 @@ PAUSE_S = 0.2
 SHARE = 10
 """A run is counted for one part in so many of the time at most."""
 DESCRIPTORS_MAX = 32
+LAST_LOOK_S = 0.02
 BLOCK_BYTES = 512
 WORK_PREFIX = "/work/"
 
@@ -51,6 +52,7 @@ class DiskWatch:
         self._folder, self._grown = folder, grown
         self._before_bytes = self._before_inodes = 0
         self._free_bytes = _free_bytes(folder)
+        self._most_bytes = 0
         self._open: OrderedDict[Directory, int] = OrderedDict()
         self._round: Iterator[Overrun | None] | None = None
 
@@ -67,6 +69,22 @@ class DiskWatch:
         self.rest()
         return None, True
 
+    def most_bytes(self) -> int | None:
+        """What has been seen to be taken at most; to be asked when no process runs any more, since it looks a last time.
+
+        At least so much was: not what was given back between two looks, nor, of very many entries, what LAST_LOOK_S is too short
+        for. None as long as it is not known what was there before.
+        """
+        if self._grown:
+            return None
+        self.rest()
+        end_s = time.monotonic() + LAST_LOOK_S
+        for _ in self._count(1 << 62, 1 << 62, list):
+            if time.monotonic() >= end_s:
+                break
+        self.rest()
+        return self._most_bytes
+
     def rest(self) -> None:
         """Forget the round begun."""
         self._round = None
@@ -79,6 +97,8 @@ class DiskWatch:
             if status is not None:
                 total_bytes += status.st_blocks * BLOCK_BYTES
                 inodes += 1
+                if not self._grown:
+                    self._most_bytes = max(self._most_bytes, total_bytes)
             yield None if self._grown else _over(total_bytes, inodes, bytes_max, inodes_max)
         if self._grown:
             self._before_bytes, self._before_inodes, self._grown = total_bytes, inodes, False

@@ -62,6 +62,38 @@ def test_with_what_was_there_only_growth_counts(tmp_path: Path) -> None:
     assert looked(watch, PLENTY, 0) == "inodes"
 
 
+def test_the_most_that_was_there_is_told_also_when_it_is_gone(tmp_path: Path) -> None:
+    watch = DiskWatch(str(tmp_path), grown=False)
+    assert watch.most_bytes() == 0
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    assert watch.most_bytes() == 1 << 20
+    assert looked(watch) is None
+    (tmp_path / "file").unlink()
+    assert watch.most_bytes() == 1 << 20
+    assert watch._open == {}
+
+
+def test_how_much_was_added_is_not_told_before_it_is_known_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "before").write_bytes(bytes(1 << 20))
+    watch = DiskWatch(str(tmp_path), grown=True)
+    (tmp_path / "early").write_bytes(bytes(1 << 20))
+    assert watch.most_bytes() is None
+    looked(watch)
+    (tmp_path / "since").write_bytes(bytes(2 << 20))
+    assert watch.most_bytes() == 2 << 20
+
+
+def test_a_last_look_at_very_much_ends_in_time(tmp_path: Path) -> None:
+    for number in range(20_000):
+        (tmp_path / f"{number}").symlink_to("x" * 100)
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    began_s = time.thread_time()
+    taken = DiskWatch(str(tmp_path), grown=False).most_bytes()
+    assert time.thread_time() - began_s < 5 * watching.LAST_LOOK_S
+    assert taken is not None
+    assert 0 <= taken <= sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*"))
+
+
 def test_symlinks_lead_nowhere_and_other_kinds_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -113,10 +113,10 @@ def test_an_outcome_holds_nothing_that_differs_between_two_equal_runs() -> None:
 
 
 def test_the_run_record_holds_what_may_differ() -> None:
-    usage = Usage(0.25, 0.125, None)
+    usage = Usage(0.25, 0.125, None, 4096)
     facts: dict[str, object] = {"sandbox": "fake", "enforced": {"network": "namespace"}}
     written = record.run_record(result(("compile", ran(usage)), ("run", ran(usage)), warm=True), 1234.5, facts)
-    stage = {"wall_time_s": 0.25, "cpu_time_s": 0.125, "memory_peak_bytes": None}
+    stage = {"wall_time_s": 0.25, "cpu_time_s": 0.125, "memory_peak_bytes": None, "disk_bytes": 4096}
     assert json.loads(written) == {
         "started_at_s": 1234.5,
         "stages": {"compile": stage, "run": stage},
