@@ -12,6 +12,7 @@ from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
 from executors.sandboxes import Options, check_settings
+from store.snapshot import Network
 
 
 class BubblewrapSettings(msgspec.Struct, frozen=True):
@@ -45,13 +46,15 @@ class BubblewrapSandbox(LaunchedSandbox):
         return await cls.launch(profile, confiner, Options(settings.probe_parent, settings.workspace))
 
 
-def _arguments(profile: Profile, stage: str, cell: str) -> list[str]:
+def _arguments(profile: Profile, stage: str, cell: str, network: Network) -> list[str]:
     """The profile in bwrap's terms, for one cell."""
     arguments = (
-        "--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup --disable-userns"
+        "--unshare-user --unshare-ipc --unshare-pid --unshare-uts --unshare-cgroup --disable-userns"
         " --uid 1000 --gid 1000 --die-with-parent --new-session --cap-drop ALL --clearenv"
         f" --hostname {profile.hostname}"
     ).split()
+    if network != "none":
+        arguments.append("--unshare-net")
     if profile.filter_program is not None:
         arguments += ["--seccomp", str(FILTER_DESCRIPTOR)]
     arguments += [*_system(profile, stage), *_places(profile, stage, cell)]

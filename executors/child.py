@@ -35,6 +35,9 @@ def become_confiner(
     try:
         for entrance in entrances:
             os.write(entrance, b"0")
+        if message["network"] == "none":
+            # While we still may. A confiner would bring the loopback of its own namespace up.
+            kernel.unshare(kernel.CLONE_NEWNET)
         moved = [_duplicate_high(descriptor) for descriptor in inner]
         targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR)
         for source, target in zip(moved, targets, strict=True):

@@ -221,6 +221,7 @@ class _DockerCell(LaunchedCell):
             "argv": job.argv,
             "environment": environment,
             "work_dir": self._settings.work_dir,
+            "network": job.limits.network,
             "rlimits": resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
             "cpu_time_s": job.limits.cpu_time_s,
@@ -274,7 +275,7 @@ def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) 
         missing.append(f"access control: the label {facts['label']} binds a container's init, not the programs in it")
     enforced = {
         "files": "the image, read-only; private work directory and scratch (mount namespace)",
-        "network": "none (network namespace)",
+        "network": "none but a loopback, or not even that (network namespace of its own)",
         "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
         "wall_time": "killed by the launcher",
         "cpu_time": "RLIMIT_CPU, each process"

@@ -101,6 +101,8 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         for entrance in entry.entrances:
             os.write(entrance, b"0")
         kernel.join_namespaces(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS)
+        if message["network"] == "none":
+            kernel.leave_namespaces(kernel.CLONE_NEWNET)  # in a new one the loopback is down
         # Of its own: what programs leave in an ipc namespace outlives them; and where a group lies tells how many ran before.
         kernel.leave_namespaces(kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
         for target, descriptor in enumerate(entry.standard):

@@ -30,7 +30,7 @@ from executors.paths import SCRATCH
 from executors.profile import Profile
 from executors.sandboxes import Options
 from store.files import Files
-from store.snapshot import Ending, Limits
+from store.snapshot import Ending, Limits, Network
 from store.workspace import BindMount, OverlayMount
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ class Confiner(msgspec.Struct, frozen=True):
     """The program that puts up the walls around one job, and how it is told what they are.
 
     `program` and `libraries` are copied to where the sandbox's user can reach them. `command` is its argv, up to the number of
-    processes and the job's argv. What `compile` gives (for a profile, the launcher's stage and a cell) it finds on
-    ARGUMENTS_DESCRIPTOR, each piece followed by `terminator`. It must start the program as a child of its pid namespace's
+    processes and the job's argv. What `compile` gives (for a profile, the launcher's stage, a cell and what programs can reach; without
+    a network it is started in a namespace for that, to which it must keep) it finds on ARGUMENTS_DESCRIPTOR, each piece followed by
+    `terminator`. It must start the program as a child of its pid namespace's
     first process. `litters`: a folder where it makes folders; only the launcher's namespace sees what stands there.
     """
 
@@ -53,7 +54,7 @@ class Confiner(msgspec.Struct, frozen=True):
     program: str
     libraries: tuple[str, ...]
     command: tuple[str, ...]
-    compile: Callable[[Profile, str, str], list[str]]
+    compile: Callable[[Profile, str, str, Network], list[str]]
     terminator: str = "\0"
     litters: str | None = None
 
@@ -214,7 +215,8 @@ class _ConfinedCell(LaunchedCell):
         in_group = self._facts["cgroup"] is not None
         return {
             "argv": argv,
-            "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name),
+            "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name, job.limits.network),
+            "network": job.limits.network,
             "rlimits": resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
             "cell": self._name,
@@ -334,7 +336,7 @@ def _capabilities(profile: Profile, sandbox: str, workspace: str, facts: dict[st
         missing.append("rename: without root, renaming a directory of an earlier step answers EXDEV; mv copies instead")
     enforced = {
         "files": "read-only system, private work directory and scratch (mount namespace)",
-        "network": "none (network namespace)",
+        "network": "none but a loopback, or not even that (network namespace of its own)",
         "identity": "own user, pid, ipc, uts and cgroup namespaces; no capabilities; no new privileges",
         "wall_time": "killed by the launcher",
         "cpu_time": "RLIMIT_CPU, each process"

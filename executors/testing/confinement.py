@@ -18,6 +18,21 @@ from store.files import Owner
 GUARANTEES = {
     "files", "network", "identity", "wall_time", "cpu_time", "memory", "processes", "output", "file_size", "open_files", "scratch",
 }  # fmt: skip
+CALL = """
+import socket
+server = socket.socket()
+try:
+    server.bind(('127.0.0.1', 0))
+    server.listen()
+    socket.create_connection(server.getsockname(), timeout=5)
+    print('reached')
+except OSError as error: print(error.strerror)
+for family, address in ((socket.AF_INET, ('127.0.0.1', 9)), (socket.AF_INET6, ('::1', 9)), (socket.AF_INET, ('192.0.2.1', 9))):
+    try: print(socket.socket(family, socket.SOCK_DGRAM).sendto(b'x', address))
+    except OSError as error: print(error.strerror)
+print(sorted(name for _, name in socket.if_nameindex()))
+"""
+"""Calls its own loopback, and what lies beyond."""
 CANARY = "psf-test-canary-5f0e"
 ENVIRONMENTS = """
 import glob, os
@@ -66,6 +81,14 @@ class ConfinementContract:
         assert all(": " in lack for lack in capabilities.missing)
         # By these names calls require them.
         assert set(guarantees.lacks(capabilities)) | set(capabilities.enforced) <= set(guarantees.NAMES)
+
+    async def test_without_a_network_not_even_the_loopback_is_reached(self, trial: Trial) -> None:
+        reached = (await trial.says(CALL)).splitlines()
+        assert (reached[:2], reached[3:]) == (["reached", "1"], ["Network is unreachable", "['lo']"])
+        nothing = (await trial.says(CALL, limits=msgspec.structs.replace(LIMITS, network="none"))).splitlines()
+        assert "reached" not in nothing
+        assert nothing[1:] == ["Network is unreachable", *nothing[2:3], "Network is unreachable", "['lo']"]
+        assert nothing[2] != "1"
 
     async def test_the_servers_environment_is_not_visible(self, canary: str, trial: Trial) -> None:
         seen = await trial.says(ENVIRONMENTS)
