@@ -20,6 +20,7 @@ from store.errors import DecodeError
 from store.head_tables import TIME_S_MAX
 from store.ids import ID_BYTES, SnapshotId
 from store.interfaces import Move, Session
+from store.moves import fields_of
 
 VERSION = 1
 MOVES_MAX = 100_000
@@ -61,11 +62,8 @@ _decoder = msgspec.msgpack.Decoder(_Encoded)
 
 def encode_header(header: Header) -> bytes:
     """Canonical bytes of a header."""
-    session = _Session(*msgspec.structs.astuple(header.session))
-    moves = tuple(_Move(*msgspec.structs.astuple(move)) for move in header.moves)
-    data = _encoder.encode(_Encoded(VERSION, session, moves, header.prerequisites, header.objects))
     # There and back, since Python takes 5 for 5.0 and the two have different bytes.
-    return _encoder.encode(_decoder.decode(data))
+    return _encoded(_header(_decoder.decode(_encoded(header))))
 
 
 def decode_header(data: bytes) -> Header:
@@ -76,16 +74,25 @@ def decode_header(data: bytes) -> Header:
         raise DecodeError(f"is not one: {error}") from None
     if encoded.version != VERSION:
         raise DecodeError(f"has format {encoded.version}; this psf reads {VERSION}")
-    if _encoder.encode(encoded) != data:
+    header = _header(encoded)
+    if _encoded(header) != data:
         raise DecodeError("is not one: its encoding is not the canonical one")
-    header = Header(
+    check_header(header)
+    return header
+
+
+def _encoded(header: Header) -> bytes:
+    moves = tuple(msgspec.structs.astuple(move) for move in header.moves)
+    return _encoder.encode((VERSION, fields_of(header.session), moves, header.prerequisites, header.objects))
+
+
+def _header(encoded: _Encoded) -> Header:
+    return Header(
         Session(*msgspec.structs.astuple(encoded.session)),
         tuple(Move(*msgspec.structs.astuple(move)) for move in encoded.moves),
         encoded.prerequisites,
         encoded.objects,
     )
-    check_header(header)
-    return header
 
 
 def check_header(header: Header) -> None:

@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from store.errors import StoreUnusable
+from store import asked
+from store.errors import DecodeError, StoreUnusable
 from store.ids import ID_BYTES, SnapshotId
 from store.interfaces import Move, Moved, Pin, Session
 
@@ -60,16 +61,19 @@ create table followed (
     end_bytes integer not null
 );
 """,
+    "alter table sessions add column limits text not null default ''",
 )
 """What each version added. Never changed: a database is compared with it, but for white space."""
 VERSION = len(_SCHEMA)
-SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s"
+SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s, limits"
 MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
 PIN = "name, snapshot, at_s"
-ADD_SESSION = f"insert into sessions ({SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
+ADD_SESSION = (
+    f"insert into sessions ({SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
+)
 UPDATE_SESSION = (
     "update sessions set tenant = ?, name = ?, head = ?, runtime = ?, sandbox = ?, ttl_s = ?, created_at_s = ?,"
-    " used_at_s = ? where session_id = ?"
+    " used_at_s = ?, limits = ? where session_id = ?"
 )
 LAST_MOVE = (
     f"select {SESSION}, {MOVE} from sessions join log using (session_id) where session_id = ?"
@@ -130,7 +134,8 @@ def unusable(reason: str) -> NoReturn:
 
 def session(row: tuple[Any, ...]) -> Session:
     """The session that a row of SESSION says. Raises HeadsDamaged."""
-    return Session(*_checked("sessions", _SESSION_COLUMNS, row))
+    values = _checked("sessions", _SESSION_COLUMNS, row)
+    return Session(*(*values[:-1], asked.from_text(values[-1])))
 
 
 def move(row: tuple[Any, ...]) -> Move:
@@ -190,6 +195,7 @@ def session_row(value: Session) -> tuple[object, ...]:
         value.ttl_s,
         value.created_at_s,
         value.used_at_s,
+        asked.to_text(value.limits),
     )
 
 
@@ -220,19 +226,27 @@ def _is_snapshot(value: object) -> bool:
     return isinstance(value, bytes) and len(value) == ID_BYTES
 
 
+def _is_limits(value: object) -> bool:
+    try:
+        return isinstance(value, str) and len(value) <= TEXT_CHARACTERS_MAX and asked.from_text(value) is not None
+    except DecodeError:
+        return False
+
+
 _TEXT = _Column(_is_text, f"a text of at most {TEXT_CHARACTERS_MAX} characters")
 _TEXT_OR_NOTHING = _Column(lambda value: value is None or _is_text(value), f"{_TEXT.wanted}, or nothing")
 _TIME = _Column(_is_time, f"a number of seconds from 0 to {TIME_S_MAX:.0f}")
 _COUNT = _Column(_is_count, f"a whole number from 0 to {COUNT_MAX}")
 _SNAPSHOT = _Column(_is_snapshot, f"{ID_BYTES} bytes")
 _SNAPSHOT_OR_NOTHING = _Column(lambda value: value is None or _is_snapshot(value), f"{ID_BYTES} bytes, or nothing")
+_LIMITS = _Column(_is_limits, "limits")
 _BYTES = _Column(lambda value: isinstance(value, bytes), "bytes")
 
 _Columns = dict[str, _Column]
 _SESSION_COLUMNS: _Columns = dict(
     zip(
         SESSION.split(", "),
-        (_TEXT, _TEXT, _TEXT_OR_NOTHING, _SNAPSHOT, _TEXT, _TEXT, _TIME, _TIME, _TIME),
+        (_TEXT, _TEXT, _TEXT_OR_NOTHING, _SNAPSHOT, _TEXT, _TEXT, _TIME, _TIME, _TIME, _LIMITS),
         strict=True,
     )
 )

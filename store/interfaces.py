@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import BlobId, Kind, SnapshotId
 
 
@@ -65,7 +66,10 @@ class ListedObjects(Objects, ObjectLister, Protocol):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A named, mutable head over immutable snapshots, and its settings. Times are seconds since 1970."""
+    """A named, mutable head over immutable snapshots, and its settings. Times are seconds since 1970.
+
+    `limits` are what its steps get when a call asks for nothing else.
+    """
 
     session_id: str
     tenant: str
@@ -76,6 +80,7 @@ class Session(msgspec.Struct, frozen=True):
     ttl_s: float
     created_at_s: float
     used_at_s: float
+    limits: AskedLimits = NOTHING_ASKED
 
     def expires_at_s(self) -> float:
         return self.used_at_s + self.ttl_s

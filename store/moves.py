@@ -1,7 +1,7 @@
 """Moves as they are written down in the packs: from them heads are made again after a power cut, and when their database is lost.
 
 A record is msgpack of `[version, sequence, session, move | nil, group]`: a session as the move left it, or, with nil, that it was
-dropped after the move `sequence`. Records of one group were made durable together; groups grow until the machine starts again. SQLite decides and is what is read; a record is durable before SQLite commits (store.journal).
+dropped after the move `sequence`. A session without limits of its own is written without the field. Records of one group were made durable together; groups grow until the machine starts again. SQLite decides and is what is read; a record is durable before SQLite commits (store.journal).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from store.asked import NOTHING_ASKED
 from store.errors import DecodeError, HeadMoved
 from store.interfaces import Heads, HeadSweeper, Move, Moved, Session
 
@@ -59,9 +60,14 @@ _decoder = msgspec.msgpack.Decoder(_Encoded)
 
 def encode(record: MoveRecord) -> bytes:
     """Canonical bytes of a record."""
-    session = _Session(*msgspec.structs.astuple(record.session))
     move = _Move(*msgspec.structs.astuple(record.move)) if record.move is not None else None
-    return _encoder.encode(_Encoded(VERSION, record.sequence, session, move, record.group))
+    return _encoder.encode((VERSION, record.sequence, fields_of(record.session), move, record.group))
+
+
+def fields_of(session: Session) -> tuple[object, ...]:
+    """A session without the names of its fields, as it is written; without the last one, `limits`, when nothing stands there."""
+    fields = msgspec.structs.astuple(session)
+    return fields if session.limits != NOTHING_ASKED else fields[:-1]
 
 
 def decode(data: bytes) -> MoveRecord:

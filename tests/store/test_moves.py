@@ -22,11 +22,22 @@ from store.moves import MoveRecord, lives, missing_from
 from store.packs import PackObjects
 from store.testing import move, nobody, session, snapshot_name
 from store.testing.restoring import at, chain
+from tests.store.test_asked import ASKED
 
 IDS = st.binary(min_size=32, max_size=32).map(SnapshotId)
 TEXT = st.text(max_size=20)
 SESSIONS = st.builds(
-    Session, TEXT, TEXT, st.none() | TEXT, IDS, TEXT, TEXT, st.floats(0, 1e9), st.floats(0, 1e10), st.floats(0, 1e10)
+    Session,
+    TEXT,
+    TEXT,
+    st.none() | TEXT,
+    IDS,
+    TEXT,
+    TEXT,
+    st.floats(0, 1e9),
+    st.floats(0, 1e10),
+    st.floats(0, 1e10),
+    ASKED,
 )
 MOVES = st.builds(Move, st.integers(1, 1 << 40), TEXT, st.none() | IDS, IDS, st.floats(0, 1e10), st.binary(max_size=50))
 
@@ -148,6 +159,7 @@ def test_a_step_that_lands_while_heads_are_compared_is_no_loss(
         "update sessions set head = zeroblob(32) where session_id = 'a'",
         "update sessions set tenant = 'mallory' where session_id = 'a'",
         "update sessions set runtime = 'perl' where session_id = 'a'",
+        "update sessions set limits = '{\"processes\":7}' where session_id = 'a'",
         "delete from sessions where session_id = 'a'",
     ],
 )
