@@ -25,6 +25,11 @@ GUARANTEES = {
 }
 """Each is there when something enforces it and no lack is told."""
 
+FACILITIES = {
+    "egress": "a run whose limits ask for it reaches what lies beyond the machine, and nothing of the machine",
+}
+"""Each is there when something provides it (in `Capabilities.enforced` too) and no lack is told. Without them no wall is lower."""
+
 QUALITIES = {
     "workspace": "trees become directories without being copied",
     "rename": "directories of earlier steps can be renamed",
@@ -33,14 +38,15 @@ QUALITIES = {
 }
 """Each is there when no lack is told: nothing needs to enforce it."""
 
-NAMES = (*GUARANTEES, *QUALITIES)
+NAMES = (*GUARANTEES, *FACILITIES, *QUALITIES)
 
 
 def lacks(capabilities: Capabilities) -> dict[str, str]:
     """What is missing, by name, with the sentence that says why."""
     told = {_name(lack): lack.partition(": ")[2] for lack in capabilities.missing}
     silent = {name: "nothing enforces it" for name in GUARANTEES if name not in capabilities.enforced}
-    return silent | told
+    absent = {name: "nothing provides it" for name in FACILITIES if name not in capabilities.enforced}
+    return silent | absent | told
 
 
 def there(capabilities: Capabilities) -> tuple[str, ...]:

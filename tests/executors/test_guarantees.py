@@ -5,7 +5,7 @@ from __future__ import annotations
 from executors import guarantees
 from executors.interfaces import Capabilities
 
-FULL = Capabilities("any", "overlay", dict.fromkeys(guarantees.GUARANTEES, "something"), ())
+FULL = Capabilities("any", "overlay", dict.fromkeys((*guarantees.GUARANTEES, *guarantees.FACILITIES), "something"), ())
 LACKING = Capabilities(
     "any",
     "copy",
@@ -37,3 +37,7 @@ def test_what_nothing_enforces_is_missing_although_nobody_says_so() -> None:
 def test_a_quality_is_there_until_its_lack_is_told() -> None:
     assert guarantees.missing_of(guarantees.QUALITIES, LACKING) == {"rename": "not here"}
     assert not set(guarantees.there(LACKING)) & {"memory", "system_calls", "rename", "disk"}
+
+
+def test_a_facility_that_nothing_provides_is_missing() -> None:
+    assert guarantees.missing_of(["egress"], LACKING) == {"egress": "nothing provides it"}

@@ -33,7 +33,7 @@ from tests.executors.test_unprivileged import plain_home
 __all__ = ["plain_home"]  # a fixture
 ROOTS = Machine("6.18", "x86_64", root=True, user_namespaces=True)
 PLAIN = Machine("6.18", "x86_64", root=False, user_namespaces=False)
-EVERYTHING = dict.fromkeys(guarantees.GUARANTEES, "something")
+EVERYTHING = dict.fromkeys((*guarantees.GUARANTEES, *guarantees.FACILITIES), "something")
 
 
 class Boaster:
