@@ -13,8 +13,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from executors import guarantees, sandboxes
 from executors import profile as profiles
-from executors import sandboxes
 from executors.bounded import BoundedExecutor
 from executors.errors import SandboxUnavailable
 from executors.interfaces import Capabilities
@@ -26,11 +26,11 @@ from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
 from psf.descriptors import raise_descriptor_limit
 from psf.errors import CannotListen, ConfigurationError
+from psf.limits import LimitRules, rules_of
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
 from store.files import Files
 from store.local import LocalStore
-from store.snapshot import Limits
 from store.workspace import IdleLimits, WorkspaceSettings
 
 _log = logging.getLogger("psf")
@@ -84,10 +84,11 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
     try:
         executor, capabilities = await _local_executor(settings, store, files, profile)
         try:
-            service = _service(settings, store, executor, capabilities, profile)
+            rules = rules_of(settings, capabilities)
+            service = _service(settings, store, executor, rules, profile)
             sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
-                yield server.build(service, capabilities, _policy(settings), settings.body_bytes_max)
+                yield server.build(service, capabilities, _policy(settings, rules), settings.body_bytes_max)
             finally:
                 sweeper.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -105,7 +106,7 @@ async def _local_executor(
     check_options(settings, offers)
     choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root), offers)
     sandbox = choice.sandbox
-    _report(sandbox.capabilities, choice.passed_over)
+    _report(sandbox.capabilities, choice.passed_over, allow_egress=settings.allow_egress)
     owner = profile.user if profile.privileged else None
     try:
         workspaces = await asyncio.to_thread(
@@ -145,8 +146,9 @@ def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandbox
 
 
 def _service(
-    settings: Settings, store: LocalStore, executor: BoundedExecutor, capabilities: Capabilities, profile: Profile
+    settings: Settings, store: LocalStore, executor: BoundedExecutor, rules: LimitRules, profile: Profile
 ) -> SessionService:
+    capabilities = rules.capabilities
     rows = runtimes.load(Path(settings.runtimes) if settings.runtimes else None)
     table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path, profile.identity())
     facts: dict[str, object] = {"sandbox": capabilities.sandbox, "enforced": capabilities.enforced}
@@ -159,21 +161,14 @@ def _service(
         sandbox=capabilities.sandbox,
         run_facts=facts,
         clock=time.time,
+        rules=rules,
     )
 
 
-def _policy(settings: Settings) -> Policy:
-    limits = Limits(
-        memory_bytes=min(settings.memory_bytes, settings.memory_bytes_max),
-        processes=settings.processes,
-        output_kept_bytes=settings.output_kept_bytes,
-        output_flood_bytes=settings.output_flood_bytes,
-        file_bytes=settings.file_bytes,
-        scratch_bytes=settings.scratch_bytes,
-    )
+def _policy(settings: Settings, rules: LimitRules) -> Policy:
     names = server.LOOPBACK_NAMES | {name.lower() for name in (*settings.allowed_hosts, settings.host)}
     allowed = names if is_loopback(settings.host) else None
-    return Policy(limits, settings.memory_bytes_max, settings.wall_time_s_max, allowed)
+    return Policy(rules, allowed)
 
 
 def _sweeper(settings: Settings, store: LocalStore) -> Sweeper:
@@ -182,12 +177,14 @@ def _sweeper(settings: Settings, store: LocalStore) -> Sweeper:
     return Sweeper(store, retention_s=settings.retention_s, gc_period_s=settings.gc_period_s, patience_s=patience_s)
 
 
-def _report(capabilities: Capabilities, passed_over: dict[str, str]) -> None:
+def _report(capabilities: Capabilities, passed_over: dict[str, str], *, allow_egress: bool) -> None:
     """Said once, at start: which sandbox it is and why, what is enforced here and, loudly, what is not."""
     for name, reason in passed_over.items():
         _log.info("not used here: %s: %s", name, reason)
     _log.info("sandbox %s, workspaces by %s", capabilities.sandbox, capabilities.workspace)
     for lack in capabilities.missing:
+        if lack.partition(":")[0] in guarantees.FACILITIES and not allow_egress:
+            continue  # nobody can ask for it
         _log.warning("not guaranteed here: %s", lack)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from psf.errors import ConfigurationError
+from store import asked
 
 _MIB = 1 << 20
 
@@ -58,14 +59,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workspace_bytes_max: Annotated[int, Doc("disk that directories kept between steps may take together")] = (
         16384 * _MIB
     )
+    wall_time_s: Annotated[float, Doc("time of a stage that asks for none")] = 10.0
+    wall_time_s_max: Annotated[float, Doc("longest time a stage may ask for")] = 3600.0
+    cpu_time_s: Annotated[int, Doc("processor time of a stage")] = 3600
+    cpu_time_s_max: Annotated[int, Doc("most processor time a stage may ask for")] = 36_000
     memory_bytes: Annotated[int, Doc("memory of a run that asks for none")] = 2048 * _MIB
     memory_bytes_max: Annotated[int, Doc("most memory a run may ask for")] = 16384 * _MIB
-    wall_time_s_max: Annotated[float, Doc("longest time a stage may ask for")] = 3600.0
     processes: Annotated[int, Doc("processes of a run")] = 128
+    processes_max: Annotated[int, Doc("most processes a run may ask for")] = 1024
     output_kept_bytes: Annotated[int, Doc("bytes kept of each output stream")] = 8 * _MIB
+    output_kept_bytes_max: Annotated[int, Doc("most bytes to be kept that a run may ask for")] = 32 * _MIB
     output_flood_bytes: Annotated[int, Doc("bytes of output after which a program is killed")] = 256 * _MIB
+    output_flood_bytes_max: Annotated[int, Doc("most bytes of output a run may ask for")] = 4096 * _MIB
     file_bytes: Annotated[int, Doc("largest file a program may write")] = 1024 * _MIB
+    file_bytes_max: Annotated[int, Doc("largest file a run may ask for")] = 16384 * _MIB
     scratch_bytes: Annotated[int, Doc("size of a run's scratch folders together")] = 512 * _MIB
+    scratch_bytes_max: Annotated[int, Doc("most scratch a run may ask for")] = 4096 * _MIB
+    scratch_inodes: Annotated[int, Doc("files and folders in scratch")] = 100_000
+    scratch_inodes_max: Annotated[int, Doc("most files in scratch a run may ask for")] = 1_000_000
+    open_files: Annotated[int, Doc("files that each process may have open")] = 1024
+    open_files_max: Annotated[int, Doc("most open files a run may ask for")] = 4096
+    disk_bytes: Annotated[int, Doc("what a run may add to the work directory")] = 8192 * _MIB
+    disk_bytes_max: Annotated[int, Doc("most disk a run may ask for")] = 65536 * _MIB
+    disk_inodes: Annotated[int, Doc("files and folders that a run may add to the work directory")] = 200_000
+    disk_inodes_max: Annotated[int, Doc("most files in the work directory a run may ask for")] = 1_000_000
+    cpus: Annotated[float | None, Doc("how many processors' time a run gets")] = None
+    cpus_max: Annotated[float | None, Doc("most processors a run may ask for")] = None
+    allow_egress: Annotated[bool, Doc("let calls ask for a network that leads beyond this machine")] = False
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Doc("what the log on stderr shows")] = "info"
 
     def slots_here(self) -> int:
@@ -78,10 +98,7 @@ _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
 _OPTION = re.compile(r"[\w-]+\.[\w-]+=.+", re.DOTALL)
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-_POSITIVE = (
-    "sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max", "memory_bytes", "memory_bytes_max", "wall_time_s_max", "processes",
-    "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes",
-)  # fmt: skip
+_POSITIVE = ("sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +182,8 @@ def _expanded(value: Any) -> Any:
 def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
     words = {int: "a whole number", float: "a number", bool: "true or false"}
     return words.get(kind, "a list of texts" if get_origin(kind) is tuple else "a text")
 
@@ -179,9 +198,19 @@ def _fault(name: str, value: Any) -> str | None:
     maximum = 65535 if name == "port" else _NUMBER_MAX
     if name in _MEMORIES and value < _MEMORY_BYTES_MIN:
         return f"must be at least {_MEMORY_BYTES_MIN}: no program starts in less"
+    if name.removesuffix("_max") in asked.NAMES:
+        return _limit_fault(name.removesuffix("_max"), value)
     if name in _POSITIVE and not 0 < value <= maximum:
         return f"must be greater than 0 and at most {maximum}"
     return None if 0 <= value <= maximum else f"must be at least 0 and at most {maximum}"
+
+
+def _limit_fault(name: str, value: float) -> str | None:
+    try:
+        msgspec.convert({name: value}, asked.AskedLimits)
+    except msgspec.ValidationError as error:
+        return re.sub(r"Expected `[^`]+` (.*) - at .*", r"must be \1", str(error))
+    return None
 
 
 def _checked(settings: Settings) -> Settings:

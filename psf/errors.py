@@ -54,6 +54,18 @@ class GuaranteeMissing(PsfError):
         self.missing, self.there = missing, there
 
 
+class NetworkRefused(PsfError):
+    """A call or a session asks for a network that the server's configuration does not allow."""
+
+    code = "network_refused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "limits.network: egress is not allowed on this server; its setting `allow_egress` allows it, and"
+            " none and loopback need no permission"
+        )
+
+
 class SessionExpired(PsfError):
     """The session was idle for longer than its ttl. Its log can be read and it can be forked while it is retained."""
 

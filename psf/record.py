@@ -5,14 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from executors.interfaces import Keep, Output, Result, RunResult
+from psf.limits import StageLimits
 from psf.runtimes import Runtime
+from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import BlobId, Kind
 from store.interfaces import Objects
-from store.snapshot import Limits, Outcome, Run, Stage, Stream
+from store.snapshot import Outcome, Run, Stage, Stream
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a caller wants run: decoded and checked, in psf's own terms. `runtime` None is the session's."""
+    """What a caller wants run: decoded and checked, in psf's own terms. `runtime` None is the session's; limits not asked for are too."""
 
     code: bytes
     runtime: str | None = None
@@ -22,13 +24,12 @@ class Order(msgspec.Struct, frozen=True):
     files: tuple[tuple[str, bytes], ...] = ()
     fetch: tuple[str, ...] = ()
     keep: Keep = "fetched"
-    compile_limits: Limits = Limits()
-    run_limits: Limits = Limits()
+    compile_limits: AskedLimits = NOTHING_ASKED
+    run_limits: AskedLimits = NOTHING_ASKED
 
 
-def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Order) -> Run:
-    """The order as a step; its bytes go into the store."""
-    limits = (("compile", order.compile_limits),) if runtime.compile is not None else ()
+def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Order, limits: StageLimits) -> Run:
+    """The order as a step within `limits`; its bytes go into the store."""
     return Run(
         runtime=runtime.name,
         environment=environment,
@@ -39,7 +40,7 @@ def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Orde
         files=tuple((name, _blob(objects, data)) for name, data in sorted(order.files)),
         fetch=order.fetch,
         keep="all" if order.keep == "all" else "fetched",
-        limits=(*limits, ("run", order.run_limits)),
+        limits=limits,
     )
 
 

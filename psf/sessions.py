@@ -21,9 +21,11 @@ from executors.interfaces import Executor, Request, Result, StageRequest
 from psf import record
 from psf.errors import InvalidField, SandboxDiffers, SessionExpired
 from psf.history import find_snapshot
+from psf.limits import LimitRules, StageLimits, of_stages
 from psf.record import Order
 from psf.runtimes import Runtime, Runtimes
 from store import snapshot as snapshots
+from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import Kind, SnapshotId
 from store.interfaces import Heads, Leases, Move, Objects, Session
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
@@ -56,17 +58,22 @@ class SessionService:
         sandbox: str,
         run_facts: dict[str, object],
         clock: Callable[[], float],
+        rules: LimitRules,
     ) -> None:
         self._objects, self._heads, self._leases = objects, heads, leases
         self._executor, self._runtimes = executor, runtimes
         self._sandbox, self._run_facts, self._clock = sandbox, run_facts, clock
+        self._rules = rules
         self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
-    async def create(self, runtime: str, ttl_s: float, tenant: str, name: str | None = None) -> Session:
-        """A new session with an empty work directory. Raises RuntimeUnknown."""
+    async def create(
+        self, runtime: str, ttl_s: float, tenant: str, name: str | None = None, limits: AskedLimits = NOTHING_ASKED
+    ) -> Session:
+        """A new session with an empty work directory, whose steps get `limits` unless they ask for others. Raises RuntimeUnknown."""
         self._runtimes.get(runtime)
         now_s = self._clock()
-        session = Session(_new_id(), tenant, name, EMPTY_SNAPSHOT_ID, runtime, self._sandbox, ttl_s, now_s, now_s)
+        head = EMPTY_SNAPSHOT_ID
+        session = Session(_new_id(), tenant, name, head, runtime, self._sandbox, ttl_s, now_s, now_s, limits)
         await _to_thread(lambda: self._heads.create([session], "create"))
         return session
 
@@ -86,15 +93,18 @@ class SessionService:
         return session.expires_at_s() < self._clock()
 
     async def run(self, order: Order) -> Executed:
-        """Run without a session: starts empty, leaves no trace. Raises RuntimeUnknown, ExecutorError."""
+        """Run without a session: starts empty, leaves no trace. Raises as `execute` does."""
         runtime = self._runtimes.get(order.runtime or "")
         order = msgspec.structs.replace(order, keep="nothing")
-        return Executed(await self._executor.execute(self._request(snapshots.EMPTY_SNAPSHOT, runtime, order)), None)
+        limits = self._limits(runtime, NOTHING_ASKED, order)
+        request = self._request(snapshots.EMPTY_SNAPSHOT, runtime, order, limits)
+        return Executed(await self._executor.execute(request), None)
 
     async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
         """Run a step and move the head to its snapshot. The order's runtime, if any, becomes the session's.
 
-        Raises SessionMissing, SessionExpired, SandboxDiffers, RuntimeUnknown, ExecutorError, StoreError; then the head has not moved.
+        Raises SessionMissing, SessionExpired, SandboxDiffers, RuntimeUnknown, NetworkRefused, GuaranteeMissing, ExecutorError, StoreError;
+        then the head has not moved.
         """
         session = await self.get(session_id, tenant)
         if session.sandbox != self._sandbox:
@@ -103,12 +113,15 @@ class SessionService:
         async with self._turn(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
             runtime = self._runtimes.get(order.runtime or session.runtime)
+            limits = self._limits(runtime, session.limits, order)
             parent = await _to_thread(lambda: self._snapshot(session.head))
             started_s = self._clock()
-            result = await self._executor.execute(self._request(parent, runtime, order))
+            result = await self._executor.execute(self._request(parent, runtime, order, limits))
             run_record = record.run_record(result, started_s, self._run_facts)
             # To its end even when the caller goes away: the turn must not end while it is under way.
-            commit = _to_thread(lambda: self._commit(session, parent, runtime, order, result, run_record, epoch))
+            commit = _to_thread(
+                lambda: self._commit(session, parent, runtime, order, limits, result, run_record, epoch)
+            )
             snapshot = await completed(commit)
             return Executed(result, snapshot)
 
@@ -171,10 +184,14 @@ class SessionService:
     def _snapshot(self, identity: SnapshotId) -> Snapshot:
         return snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
 
-    def _request(self, parent: Snapshot, runtime: Runtime, order: Order) -> Request:
-        stages = [StageRequest("run", self._runtimes.command(runtime.run), order.run_limits)]
-        if runtime.compile is not None:
-            stages.insert(0, StageRequest("compile", self._runtimes.command(runtime.compile), order.compile_limits))
+    def _limits(self, runtime: Runtime, session: AskedLimits, order: Order) -> StageLimits:
+        """What the stages of a step get. Raises NetworkRefused, GuaranteeMissing."""
+        compiling = {"compile": order.compile_limits} if runtime.compile is not None else {}
+        return of_stages({**compiling, "run": order.run_limits}, session, self._rules)
+
+    def _request(self, parent: Snapshot, runtime: Runtime, order: Order, limits: StageLimits) -> Request:
+        commands = {"compile": runtime.compile, "run": runtime.run}
+        stages = [StageRequest(stage, self._runtimes.command(commands[stage] or ()), given) for stage, given in limits]
         return Request(
             tree=parent.tree,
             number=parent.depth + 1,
@@ -195,13 +212,14 @@ class SessionService:
         parent: Snapshot,
         runtime: Runtime,
         order: Order,
+        limits: StageLimits,
         result: Result,
         run_record: bytes,
         epoch: int,
     ) -> SnapshotId:
         """Put the outcome and move the head, which makes both durable. In a thread."""
         environment = self._runtimes.environment_digest(runtime, self._sandbox)
-        step = record.put_step(self._objects, runtime, environment, order)
+        step = record.put_step(self._objects, runtime, environment, order, limits)
         outcome = record.put_outcome(self._objects, result)
         after = Snapshot(snapshots.VERSION, parent.depth + 1, (session.head,), result.tree, step, outcome)
         identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))

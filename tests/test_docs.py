@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import aiohttp.web
+import msgspec
 import pytest
 
 import executors.errors
@@ -18,6 +19,7 @@ from executors.interfaces import Keep
 from psf import cli, runtimes
 from psf.api import errors, fusion, server, v1
 from psf.config import Settings
+from store import asked
 from store.snapshot import Ending
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +90,16 @@ def test_every_status_of_the_table_of_errors_is_listed() -> None:
 
 def test_every_guarantee_that_can_be_required_is_in_the_table_and_nothing_else() -> None:
     assert first_column(documented("api.md"), "guarantee") == set(guarantees.NAMES)
+
+
+def test_every_limit_that_can_be_asked_for_is_in_the_table_with_the_least_there_is() -> None:
+    assert first_column(documented("api.md"), "limit") == set(asked.NAMES)
+    table = documented("api.md").split("| limit |")[1].split("\n\n", maxsplit=1)[0]
+    for name, least in re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", table, re.MULTILINE):
+        number = float(least) if "." in least else int(least)
+        msgspec.convert({name: number}, asked.AskedLimits)
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({name: number * 0.99 if "." in least else number - 1}, asked.AskedLimits)
 
 
 @pytest.mark.parametrize("word", [*Ending, *get_args(Keep)[:2], *runtimes.load()])

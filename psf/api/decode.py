@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -20,6 +20,7 @@ from executors.interfaces import Capabilities
 from executors.paths import Place
 from psf.errors import GuaranteeMissing, InvalidField
 from store.capture import DEPTH_MAX
+from store.snapshot import Network
 
 CODE_BYTES_MAX = 16 << 20
 FILES_MAX = 10_000
@@ -30,6 +31,7 @@ EXPLAINED_BYTES_MAX = 64 << 10
 """Of a longer body that is no JSON it is said where, not which field: looking for it would keep others waiting."""
 _CONTINUATION = b"\\\n"
 IGNORED_FILE = "IGNORE_THIS_FILE"
+_CHOICES: dict[str, tuple[str, ...]] = {"keep": ("fetched", "all"), "network": get_args(Network)}
 _NOT_THERE = (paths.FAULTS["outside"], paths.FAULTS["reserved"])
 _NO_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
@@ -112,6 +114,8 @@ def _invalid(text: str) -> InvalidField:
     message = message or text
     if missing := _MISSING.match(message):
         return InvalidField((*location, missing["field"]), "Field required", kind="missing")
+    if message.startswith("Invalid enum value") and (known := _CHOICES.get(str(location[-1]))):
+        return InvalidField(location, f"{message}; there are {', '.join(known)}", kind="type_error")
     if unknown := _UNKNOWN.match(message):
         return InvalidField((*location, unknown["field"]), "There is no such field", kind="extra_forbidden")
     return InvalidField(location, message, kind="type_error")
@@ -183,11 +187,11 @@ def seconds(field: str, value: float, maximum: float) -> float:
     return min(value, maximum)
 
 
-def memory(field: str, value: int, default_bytes: int, maximum_bytes: int) -> int:
-    """A memory limit in MiB as clients send it; -1 (or 0) leaves it to the server."""
+def memory(field: str, value: int, maximum_bytes: int) -> int | None:
+    """A memory limit in MiB as clients send it; -1 (or 0) asks for none. More than the maximum is cut to it."""
     if value < -1:
         raise InvalidField(("body", field), "must be positive, or -1 for the server's own limit", value)
-    return default_bytes if value <= 0 else min(value << 20, maximum_bytes)
+    return None if value <= 0 else min(value << 20, maximum_bytes)
 
 
 def files(field: str, given: Mapping[str, str | None]) -> tuple[tuple[str, bytes], ...]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from executors.errors import ExecutorError, FilesTooLarge, Overloaded
 from psf.api.decode import BodyTooSlow, UnsupportedBody
-from psf.errors import GuaranteeMissing, InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
+from psf.errors import GuaranteeMissing, InvalidField, NetworkRefused, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _COMPATIBLE = {
     NotInHistory: 404,
     HeadMoved: 409,
     SandboxDiffers: 409,
+    NetworkRefused: 403,
     GuaranteeMissing: 501,
     WriterFenced: 503,
     UnsupportedBody: 415,

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from executors.errors import SandboxBroken
 from executors.interfaces import Result, RunResult
+from psf import limits
 from psf.api import decode
 from psf.api.errors import answer
 from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
@@ -25,6 +26,7 @@ from psf.api.schemas import (
 )
 from psf.errors import InvalidField
 from psf.record import Order
+from store.asked import AskedLimits
 from store.snapshot import Ending, LeftOut
 
 TENANT = "local"
@@ -53,7 +55,8 @@ async def run_code(request: web.Request) -> web.Response:
 async def create_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, CreateSessionRequest, optional=True)
     ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
-    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT)
+    limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
+    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT, limits=body.limits)
     return answer(CreateSessionAnswer(session.session_id))
 
 
@@ -88,18 +91,14 @@ async def _answered(result: Result, shape: Callable[[Result], RunCodeAnswer | Ex
 
 def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Order:
     """A checked order. Raises InvalidField. Pure."""
-    limits = msgspec.structs.replace(
-        policy.limits,
-        memory_bytes=decode.memory(
-            "memory_limit_MB", body.memory_limit_MB, policy.limits.memory_bytes, policy.memory_bytes_max
-        ),
-    )
-    stages = {
-        field: msgspec.structs.replace(
-            limits, wall_time_s=decode.seconds(field, getattr(body, field), policy.wall_time_s_max)
-        )
-        for field in ("compile_timeout", "run_timeout")
-    }
+    rules = policy.rules
+    limits.check(body.limits, rules, ("body", "limits"))
+    memory_bytes = decode.memory("memory_limit_MB", body.memory_limit_MB, rules.maximum.memory_bytes)
+
+    def of_stage(field: str, timeout: float | msgspec.UnsetType) -> AskedLimits:
+        given = None if timeout is msgspec.UNSET else decode.seconds(field, timeout, rules.maximum.wall_time_s)
+        return limits.merged(AskedLimits(wall_time_s=given, memory_bytes=memory_bytes), body.limits)
+
     if body.language == "":
         raise InvalidField(("body", "language"), "is empty; name a language", "", kind="literal_error")
     return Order(
@@ -108,8 +107,8 @@ def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Or
         stdin=(body.stdin or "").encode(),
         files=decode.files("files", body.files),
         fetch=decode.fetch("fetch_files", body.fetch_files),
-        compile_limits=stages["compile_timeout"],
-        run_limits=stages["run_timeout"],
+        compile_limits=of_stage("compile_timeout", body.compile_timeout),
+        run_limits=of_stage("run_timeout", body.run_timeout),
     )
 
 
@@ -159,6 +158,9 @@ def _command(run: RunResult | None) -> CommandResult | None:
         _return_code(run),
         run.stdout.data.decode(errors="replace"),
         run.stderr.data.decode(errors="replace"),
+        run.ending.value,
+        run.hit,
+        run.usage,
     )
 
 

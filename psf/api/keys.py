@@ -6,16 +6,14 @@ import msgspec
 from aiohttp import web
 
 from executors.interfaces import Capabilities
+from psf.limits import LimitRules
 from psf.sessions import SessionService
-from store.snapshot import Limits
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What callers may ask for: the limits they get when they say nothing, and the most they may have."""
+    """What callers may ask for."""
 
-    limits: Limits
-    memory_bytes_max: int
-    wall_time_s_max: float
+    rules: LimitRules
     allowed_hosts: frozenset[str] | None
     """Names by which requests may call this server; None when it is not bound to loopback."""
 

@@ -6,19 +6,26 @@ from typing import Literal
 
 import msgspec
 
+from executors.interfaces import Usage
+from store.asked import NOTHING_ASKED, AskedLimits
+
 
 class RunCodeRequest(msgspec.Struct, frozen=True):
-    """POST /run_code. Times in seconds; `files` are base64 by name, null ones are skipped."""
+    """POST /run_code. Times in seconds; `files` are base64 by name, null ones are skipped.
+
+    `limits` go before `compile_timeout`, `run_timeout` and `memory_limit_MB`, which only SandboxFusion's clients send.
+    """
 
     code: str
     language: str
-    compile_timeout: float = 10
-    run_timeout: float = 10
+    compile_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    run_timeout: float | msgspec.UnsetType = msgspec.UNSET
     memory_limit_MB: int = -1  # noqa: N815 - the name clients send
     stdin: str | None = None
     files: dict[str, str | None] = {}
     fetch_files: list[str] = []
     require: list[str] = []
+    limits: AskedLimits = NOTHING_ASKED
 
 
 class ExecuteSessionRequest(msgspec.Struct, frozen=True):
@@ -27,31 +34,39 @@ class ExecuteSessionRequest(msgspec.Struct, frozen=True):
     session_id: str
     code: str
     language: str | None = None
-    compile_timeout: float = 10
-    run_timeout: float = 10
+    compile_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    run_timeout: float | msgspec.UnsetType = msgspec.UNSET
     memory_limit_MB: int = -1  # noqa: N815 - the name clients send
     stdin: str | None = None
     files: dict[str, str | None] = {}
     fetch_files: list[str] = []
     require: list[str] = []
+    limits: AskedLimits = NOTHING_ASKED
     keep: Literal["fetched", "all"] = "fetched"
 
 
 class CreateSessionRequest(msgspec.Struct, frozen=True):
-    """POST /create_session. `ttl` is idle time in seconds."""
+    """POST /create_session. `ttl` is idle time in seconds; `limits` are what steps get that ask for no others."""
 
     language: str = "python"
     ttl: float = 1800
+    limits: AskedLimits = NOTHING_ASKED
 
 
 class CommandResult(msgspec.Struct, frozen=True):
-    """One stage as SandboxFusion reports it. `return_code` is -n after signal n, null after a time-out."""
+    """One stage as SandboxFusion reports it. `return_code` is -n after signal n, null after a time-out.
+
+    Beyond SandboxFusion: `ending` says how it ended in psf's words, `hit` which limits were reached on the way, `usage` what it took.
+    """
 
     status: Literal["Finished", "Error", "TimeLimitExceeded"]
     execution_time: float | None
     return_code: int | None
     stdout: str | None
     stderr: str | None
+    ending: str
+    hit: tuple[str, ...]
+    usage: Usage
 
 
 class LeftOutPath(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from executors.fake import FakeExecutor, Script
 from executors.interfaces import Executor, Request
 from psf import runtimes
+from psf.limits import LimitRules
 from psf.record import Order
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
 from store.local import LocalStore
 
 TENANT = "local"
+
+
+RULES = LimitRules(maximum=msgspec.structs.replace(LimitRules().maximum, memory_bytes=1 << 34, wall_time_s=3600.0))
 
 
 class Clock:
@@ -38,6 +44,7 @@ class Bench:
 
     def __init__(self, root: Path, wrap: Callable[[Executor], Executor] = lambda executor: executor) -> None:
         self._root, self._wrap, self.clock = root, wrap, Clock()
+        self.rules = RULES
         self.reopen()
 
     def reopen(self) -> None:
@@ -50,7 +57,7 @@ class Bench:
         table = Runtimes(runtimes.load(), "/usr/bin/python3", None, b"system")
         return SessionService(
             self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
-            sandbox=sandbox, run_facts={"sandbox": sandbox}, clock=self.clock,
+            sandbox=sandbox, run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules,
         )  # fmt: skip
 
     def close(self) -> None:

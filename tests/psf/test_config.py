@@ -18,8 +18,12 @@ VALUES: dict[str, tuple[str, Any]] = {
     "retention_s": ("0", 0.0), "gc_period_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("/r.toml", "/r.toml"),
     "read_only_paths": ("/a,/b", ("/a", "/b")), "executor": ("nsjail", "nsjail"), "bubblewrap": ("/b", "/b"), "nsjail": ("/n", "/n"), "sandbox_uid": ("77", 77), "sandbox_options": ("a.b=c,d.e=f=g", ("a.b=c", "d.e=f=g")),
     "workspace": ("copy", "copy"), "workspace_bytes_max": ("1000", 1000), "memory_bytes": ("20000000", 20000000), "memory_bytes_max": ("30000000", 30000000), "wall_time_s_max": ("7", 7.0),
-    "processes": ("8", 8), "output_kept_bytes": ("9", 9), "output_flood_bytes": ("10", 10), "file_bytes": ("11", 11),
-    "scratch_bytes": ("12", 12), "log_level": ("debug", "debug"),
+    "wall_time_s": ("0.5", 0.5), "cpu_time_s": ("6", 6), "cpu_time_s_max": ("7", 7), "processes": ("8", 8), "processes_max": ("9", 9),
+    "output_kept_bytes": ("9", 9), "output_kept_bytes_max": ("10", 10), "output_flood_bytes": ("10", 10), "output_flood_bytes_max": ("11", 11),
+    "file_bytes": ("11", 11), "file_bytes_max": ("12", 12), "scratch_bytes": ("5000", 5000), "scratch_bytes_max": ("6000", 6000), "scratch_inodes": ("40", 40),
+    "scratch_inodes_max": ("50", 50), "open_files": ("60", 60), "open_files_max": ("70", 70), "disk_bytes": ("80", 80), "disk_bytes_max": ("90", 90),
+    "disk_inodes": ("100", 100), "disk_inodes_max": ("110", 110), "cpus": ("0.5", 0.5), "cpus_max": ("2", 2.0), "allow_egress": ("true", True),
+    "log_level": ("debug", "debug"),
 }  # fmt: skip
 each_setting = pytest.mark.parametrize("name", VALUES)
 
@@ -99,6 +103,12 @@ def test_nothing_given_means_the_defaults() -> None:
         ([], {"PSF_QUEUE_PATIENCE_S": "0"}, ["queue_patience_s"]),
         ([], {"PSF_MEMORY_BYTES": "0"}, ["memory_bytes"]),
         ([], {"PSF_MEMORY_BYTES": "1"}, ["memory_bytes", "16777216"]),
+        ([], {"PSF_PROCESSES_MAX": "0"}, ["processes_max: must be >= 1", "PSF_PROCESSES_MAX"]),
+        ([], {"PSF_SCRATCH_BYTES": "12"}, ["scratch_bytes: must be >= 4096", "12"]),
+        ([], {"PSF_CPUS": "0"}, ["cpus: must be >= 0.01"]),
+        ([], {"PSF_CPUS": "all"}, ["cpus: must be a number", "'all'"]),
+        ([], {"PSF_CPUS_MAX": "nan"}, ["cpus_max"]),
+        ([], {"PSF_WALL_TIME_S": "-1"}, ["wall_time_s: must be > 0.0"]),
         ([], {"PSF_WORKSPACE": "zfs"}, ["PSF_WORKSPACE", "auto, overlay, copy"]),
         ([], {"PSF_LOG_LEVEL": "loud"}, ["PSF_LOG_LEVEL", "debug, info, warning, error"]),
         ([], {"PSF_FILE_BYTES": "2GiB"}, ["PSF_FILE_BYTES", "whole number", "2GiB"]),

@@ -10,6 +10,7 @@ import pytest
 
 from executors.interfaces import Output, Result, RunResult, Usage
 from psf import record
+from psf.limits import StageLimits
 from psf.record import Order
 from psf.runtimes import Runtime
 from store.ids import Kind, blob_id
@@ -18,7 +19,6 @@ from store.snapshot import Ending, LeftOut, Limits, Run
 from store.tree import EMPTY_TREE
 
 PYTHON = Runtime("Python", "_psf_main.py", ("python3", "_psf_main.py"), name="python")
-COMPILED = msgspec.structs.replace(PYTHON, compile=("cc",), name="c")
 ENVIRONMENT = b"e" * 32
 USAGE = Usage(0.25)
 ORDER = Order(
@@ -30,9 +30,8 @@ ORDER = Order(
     files=(("b", b"2"), ("a", b"1")),
     fetch=("x", "y"),
     keep="all",
-    compile_limits=Limits(wall_time_s=5.0),
-    run_limits=Limits(wall_time_s=7.0),
 )
+LIMITS = (("run", Limits(wall_time_s=7.0)),)
 
 
 def ran(usage: Usage = USAGE, **fields: Any) -> RunResult:
@@ -48,23 +47,21 @@ def result(*stages: tuple[str, RunResult], warm: bool = False, left_out: tuple[L
 
 def test_a_step_names_its_bytes_which_lie_in_the_store() -> None:
     objects = MemoryObjects()
-    step = record.put_step(objects, PYTHON, ENVIRONMENT, ORDER)
+    step = record.put_step(objects, PYTHON, ENVIRONMENT, ORDER, LIMITS)
     assert (step.code, step.stdin) == (blob_id(b"print(1)"), blob_id(b"in"))
     assert step.files == (("a", blob_id(b"1")), ("b", blob_id(b"2")))
     assert {objects.get(*name) for name in objects} == {b"print(1)", b"in", b"1", b"2"}
     assert (step.runtime, step.environment, step.args, step.env) == ("python", ENVIRONMENT, ("a",), (("A", "1"),))
-    assert (step.fetch, step.keep, step.limits) == (("x", "y"), "all", (("run", ORDER.run_limits),))
-
-
-def test_only_a_compiled_language_has_limits_for_compiling() -> None:
-    step = record.put_step(MemoryObjects(), COMPILED, ENVIRONMENT, ORDER)
-    assert step.limits == (("compile", ORDER.compile_limits), ("run", ORDER.run_limits))
+    assert (step.fetch, step.keep, step.limits) == (("x", "y"), "all", LIMITS)
 
 
 def test_the_order_in_which_files_were_sent_makes_no_difference() -> None:
     turned = msgspec.structs.replace(ORDER, files=ORDER.files[::-1])
     objects = MemoryObjects()
-    steps = {msgspec.msgpack.encode(record.put_step(objects, PYTHON, ENVIRONMENT, order)) for order in (ORDER, turned)}
+    steps = {
+        msgspec.msgpack.encode(record.put_step(objects, PYTHON, ENVIRONMENT, order, LIMITS))
+        for order in (ORDER, turned)
+    }
     assert len(steps) == 1
 
 
@@ -79,15 +76,15 @@ def test_the_order_in_which_files_were_sent_makes_no_difference() -> None:
         {"files": (("b", b"1"), ("a", b"2"))},
         {"fetch": ("y", "x")},
         {"keep": "fetched"},
-        {"run_limits": Limits(wall_time_s=7.5)},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_a_result_may_depend_on_makes_another_step(change: dict[str, Any]) -> None:
-    def step(order: Order) -> Run:
-        return record.put_step(MemoryObjects(), PYTHON, ENVIRONMENT, order)
+    def step(order: Order, limits: StageLimits = LIMITS) -> Run:
+        return record.put_step(MemoryObjects(), PYTHON, ENVIRONMENT, order, limits)
 
     assert step(ORDER) != step(msgspec.structs.replace(ORDER, **change))
+    assert step(ORDER) != step(ORDER, (("run", Limits(wall_time_s=7.5)),))
 
 
 def test_an_outcome_tells_each_stage_and_its_output_lies_in_the_store() -> None:

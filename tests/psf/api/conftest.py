@@ -14,7 +14,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from executors.interfaces import Capabilities
 from psf.api import server
 from psf.api.keys import Policy
-from store.snapshot import Limits
 from tests.psf.service import Bench
 
 BODY_BYTES_MAX = 1 << 20
@@ -51,7 +50,7 @@ class Api:
 
 
 def application(bench: Bench) -> web.Application:
-    policy = Policy(Limits(), 1 << 34, 3600.0, server.LOOPBACK_NAMES)
+    policy = Policy(bench.rules, server.LOOPBACK_NAMES)
     return server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX)
 
 

@@ -95,6 +95,13 @@ async def test_more_than_the_server_allows_is_cut_to_what_it_allows(api: Api) ->
     assert (limits.wall_time_s, limits.memory_bytes) == (3600.0, 1 << 34)
 
 
+async def test_an_answer_tells_the_ending_and_what_was_taken(api: Api) -> None:
+    _, answer = await api.post("/run_code", {"language": "bash", "code": "x"})
+    run = answer["run_result"]
+    assert (run["ending"], run["hit"]) == ("exited", [])
+    assert set(run["usage"]) == {"wall_time_s", "cpu_time_s", "memory_peak_bytes", "disk_bytes"}
+
+
 async def test_files_that_are_null_or_marked_are_skipped(api: Api) -> None:
     files = {"a": None, "IGNORE_THIS_FILE": "!!!", "b": "YQ=="}
     assert (await api.post("/run_code", {"language": "bash", "code": "x", "files": files}))[0] == 200

@@ -11,11 +11,35 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.asked import AskedLimits
 from tests.psf.api.conftest import BODY_BYTES_MAX, TOO_LARGE, Api, application
 from tests.psf.service import Bench
 
 LONG = "n" * 256
 
+LIMITS: list[tuple[dict[str, Any], list[str | int]]] = [
+    ({"limits": None}, ["limits"]),
+    ({"limits": 5}, ["limits"]),
+    ({"limits": []}, ["limits"]),
+    ({"limits": {"speed": 1}}, ["limits", "speed"]),
+    ({"limits": {"memory": 1}}, ["limits", "memory"]),
+    ({"limits": {"memory_bytes": "much"}}, ["limits", "memory_bytes"]),
+    ({"limits": {"memory_bytes": (1 << 34) + 1}}, ["limits", "memory_bytes"]),
+    ({"limits": {"memory_bytes": 10**30}}, ["limits", "memory_bytes"]),
+    ({"limits": {"wall_time_s": 3600.5}}, ["limits", "wall_time_s"]),
+    ({"limits": {"wall_time_s": float("inf")}}, ["limits", "wall_time_s"]),
+    ({"limits": {"cpu_time_s": 1.5}}, ["limits", "cpu_time_s"]),
+    ({"limits": {"scratch_inodes": 15}}, ["limits", "scratch_inodes"]),
+    ({"limits": {"network": "all"}}, ["limits", "network"]),
+    ({"limits": {"network": 5}}, ["limits", "network"]),
+    ({"limits": {"processes": True}}, ["limits", "processes"]),
+    ({"limits": {"cpus": {}}}, ["limits", "cpus"]),
+    *(
+        ({"limits": {name: wrong}}, ["limits", name])
+        for name in AskedLimits.__struct_fields__
+        for wrong in (-1, float("nan"))
+    ),
+]
 EXECUTE: list[tuple[dict[str, Any], list[str | int]]] = [
     ({"code": None}, ["code"]),
     ({"code": 5}, ["code"]),
@@ -38,6 +62,7 @@ EXECUTE: list[tuple[dict[str, Any], list[str | int]]] = [
     ({"memory_limit_MB": -2}, ["memory_limit_MB"]),
     ({"memory_limit_MB": 1.5}, ["memory_limit_MB"]),
     ({"memory_limit_MB": "much"}, ["memory_limit_MB"]),
+    *LIMITS,
     ({"stdin": 1}, ["stdin"]),
     ({"files": []}, ["files"]),
     ({"files": {"a": 1}}, ["files"]),
@@ -93,6 +118,16 @@ async def test_a_wrong_field_is_named_and_the_session_is_as_it_was(
         assert set(detail) == {"type", "loc", "msg", "input"}
     assert await api.state(session) == before
     assert api.bench.fake.requests == []
+
+
+@pytest.mark.parametrize(("fields", "location"), LIMITS, ids=lambda value: repr(value)[:50])
+async def test_a_wrong_limit_of_a_session_is_named_and_none_is_made(
+    api: Api, fields: dict[str, Any], location: list[str | int]
+) -> None:
+    status, answer = await api.post("/create_session", fields)
+    assert status == 422
+    assert answer["detail"][0]["loc"] == ["body", *location]
+    assert list(api.bench.store.heads.roots()) == []
 
 
 @pytest.mark.parametrize("path", ["/run_code", "/execute_session", "/create_session"])

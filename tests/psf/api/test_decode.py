@@ -121,12 +121,12 @@ def test_a_time_limit_is_at_most_the_servers(value: float, maximum: float) -> No
 
 @given(st.integers())
 def test_a_memory_limit_is_the_clients_up_to_the_servers_most(value: int) -> None:
-    default, most = 1 << 30, 1 << 34
+    most = 1 << 34
     if value < -1:
-        assert refusal(lambda: decode.memory("m", value, default, most)).location == ("body", "m")
+        assert refusal(lambda: decode.memory("m", value, most)).location == ("body", "m")
     else:
-        expected = default if value in (-1, 0) else min(value << 20, most)
-        assert decode.memory("m", value, default, most) == expected
+        expected = None if value in (-1, 0) else min(value << 20, most)
+        assert decode.memory("m", value, most) == expected
 
 
 def test_code_is_bounded_and_has_no_nul() -> None:

@@ -11,7 +11,6 @@ from executors import guarantees
 from executors.interfaces import Capabilities
 from psf.api import server
 from psf.api.keys import Policy
-from store.snapshot import Limits
 from tests.psf.api.conftest import BODY_BYTES_MAX, Api
 from tests.psf.service import Bench
 
@@ -25,7 +24,7 @@ CAPABILITIES = Capabilities(
 
 @pytest.fixture
 async def api(bench: Bench) -> AsyncIterator[Api]:
-    policy = Policy(Limits(), 1 << 34, 3600.0, server.LOOPBACK_NAMES)
+    policy = Policy(bench.rules, server.LOOPBACK_NAMES)
     application = server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX)
     async with TestClient(TestServer(application)) as client:
         yield Api(client, bench)
