@@ -47,7 +47,7 @@ def become_confiner(
         os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
         # After the descriptors are in their places: a low limit would not let them be moved.
         for name, (soft, hard) in message["rlimits"].items():
-            _set_limit(name, soft, hard)
+            set_limit(name, soft, hard)
         if user is not None:
             os.setgroups([])
             os.setgid(user[1])
@@ -55,7 +55,8 @@ def become_confiner(
         # After the identity, whose change would forget it.
         kernel.die_with_parent(launcher)
         environment = {"LD_LIBRARY_PATH": os.path.dirname(program)}
-        os.execve(program, [*command, str(message["processes"]), *message["argv"]], environment)
+        processes = within_our_own("NPROC", message["processes"])
+        os.execve(program, [*command, str(processes), *message["argv"]], environment)
     except BaseException as error:  # noqa: BLE001 - the child must not go on as a second launcher
         os.write(2, f"psf: the sandbox could not be started: {error}".encode())
     finally:
@@ -74,9 +75,14 @@ def _duplicate_high(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
 
 
-def _set_limit(name: str, soft: int, hard: int) -> None:
-    which = getattr(resource, f"RLIMIT_{name}")
-    ceiling = resource.getrlimit(which)[1]
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(which, (soft, hard))
+def set_limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit of this process, as far as we may."""
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (within_our_own(name, soft), within_our_own(name, hard)))
+
+
+def within_our_own(name: str, value: int) -> int:
+    """A limit, but no more than we have ourselves: only who may do everything can give more."""
+    ceiling = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1]
+    if ceiling == resource.RLIM_INFINITY:
+        return value
+    return ceiling if value == resource.RLIM_INFINITY else min(value, ceiling)

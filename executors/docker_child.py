@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from executors import docker_kernel as kernel
+from executors.child import set_limit
 
 INSIDE_ID = 1000
 UNCLEAN, NOT_STARTED = 3, 125
@@ -110,10 +110,10 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         _keep_only({0, 1, 2, entry.gate, link.fileno()})
         os.setsid()
         for name, pair in message["rlimits"].items():
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), tuple(pair))
+            set_limit(name, *pair)
         _change_user(entry.user, link, own_pid)
         # Counts this run alone only when it is set inside the user namespace.
-        resource.setrlimit(resource.RLIMIT_NPROC, (message["processes"], message["processes"]))
+        set_limit("NPROC", message["processes"], message["processes"])
         os.chdir(message["work_dir"])
         _restore_signals()
         kernel.drop_capabilities()

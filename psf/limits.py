@@ -17,7 +17,11 @@ from store import asked
 from store.asked import AskedLimits
 from store.snapshot import Limits
 
-_BOUNDLESS: dict[str, Any] = {name: asked.AMOUNT_MAX for name in asked.NAMES if name not in ("cpus", "network")}
+_AMOUNTS = tuple(name for name in asked.NAMES if name.endswith(("_bytes", "_inodes", "_s")))
+_BOUNDLESS: dict[str, Any] = dict.fromkeys(_AMOUNTS, asked.AMOUNT_MAX) | {
+    "processes": asked.PROCESSES_MAX,
+    "open_files": asked.OPEN_FILES_MAX,
+}
 _ABLE = Capabilities("any", "copy", dict.fromkeys(guarantees.NAMES, "assumed"), ())
 _NUMBERS = tuple(name for name in asked.NAMES if name != "network")
 

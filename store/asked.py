@@ -14,14 +14,16 @@ from store.errors import DecodeError
 from store.snapshot import Limits, Network
 
 AMOUNT_MAX = 1 << 50
+PROCESSES_MAX, OPEN_FILES_MAX = 4_000_000, 1 << 20
+"""Kernels take no more."""
 _TIME_S_MAX = 1e9
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=_TIME_S_MAX)]
 _Amount = Annotated[int, msgspec.Meta(ge=1, le=AMOUNT_MAX)]
 
 
-def _at_least(least: int) -> msgspec.Meta:
-    return msgspec.Meta(ge=least, le=AMOUNT_MAX)
+def _at_least(least: int, most: int = AMOUNT_MAX) -> msgspec.Meta:
+    return msgspec.Meta(ge=least, le=most)
 
 
 class AskedLimits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -30,7 +32,7 @@ class AskedLimits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     wall_time_s: _Seconds | None = None
     cpu_time_s: Annotated[int, msgspec.Meta(ge=1, le=int(_TIME_S_MAX))] | None = None
     memory_bytes: _Amount | None = None
-    processes: _Amount | None = None
+    processes: Annotated[int, _at_least(1, PROCESSES_MAX)] | None = None
     output_kept_bytes: _Amount | None = None
     output_flood_bytes: _Amount | None = None
     file_bytes: _Amount | None = None
@@ -38,7 +40,7 @@ class AskedLimits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     scratch_bytes: Annotated[int, _at_least(4096)] | None = None
     scratch_inodes: Annotated[int, _at_least(16)] | None = None
     # What brings a program up opens files too.
-    open_files: Annotated[int, _at_least(32)] | None = None
+    open_files: Annotated[int, _at_least(32, OPEN_FILES_MAX)] | None = None
     disk_bytes: _Amount | None = None
     disk_inodes: _Amount | None = None
     cpus: Annotated[float, msgspec.Meta(ge=0.01, le=10_000)] | None = None

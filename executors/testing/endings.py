@@ -6,8 +6,22 @@ import msgspec
 import pytest
 
 from executors.testing.trial import LIMITS, Trial, python
+from store import asked
+from store.asked import AskedLimits
 from store.snapshot import Ending
 
+LEAST = {
+    "cpu_time_s": 1, "processes": 1, "output_kept_bytes": 1, "output_flood_bytes": 4, "file_bytes": 1, "scratch_bytes": 4096, "scratch_inodes": 16,
+    "open_files": 32, "disk_bytes": 1, "disk_inodes": 1, "cpus": 0.01,
+}  # fmt: skip
+"""Less could not be told from psf's own failing. A program within less time, memory or output may end so, and that is told."""
+MOST = {
+    "wall_time_s": 1e9, "cpu_time_s": 10**9, "cpus": 1e4, "processes": asked.PROCESSES_MAX, "open_files": asked.OPEN_FILES_MAX,
+    **dict.fromkeys(
+        ("memory_bytes", "output_kept_bytes", "output_flood_bytes", "file_bytes", "scratch_bytes", "scratch_inodes", "disk_bytes", "disk_inodes"),
+        asked.AMOUNT_MAX,
+    ),
+}  # fmt: skip
 SHORT = msgspec.structs.replace(LIMITS, wall_time_s=0.5)
 
 
@@ -52,6 +66,15 @@ class EndingsContract:
         result = await trial.python("while True: pass", limits=msgspec.structs.replace(LIMITS, cpu_time_s=1))
         assert result.ending is Ending.TIMED_OUT
         assert result.usage.wall_time_s < LIMITS.wall_time_s
+
+    @pytest.mark.parametrize("limits", [LEAST, MOST], ids=["least", "most"])
+    async def test_a_program_starts_within_the_least_and_the_most_that_can_be_asked_for(
+        self, trial: Trial, limits: dict[str, float]
+    ) -> None:
+        for name, value in limits.items():
+            one = msgspec.convert({name: value}, AskedLimits)
+            result = await trial.shell("echo hi", limits=msgspec.structs.replace(LIMITS, **one.given()))
+            assert (result.ending, result.exit_code, result.stdout.total_bytes) == (Ending.EXITED, 0, 3), name
 
     async def test_a_share_of_a_processor_is_all_that_is_had(self, trial: Trial) -> None:
         source = """

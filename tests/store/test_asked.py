@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import asked, bundle_header, head_tables, moves
-from store.asked import AMOUNT_MAX, NAMES, NOTHING_ASKED, AskedLimits
+from store.asked import AMOUNT_MAX, NAMES, NOTHING_ASKED, OPEN_FILES_MAX, PROCESSES_MAX, AskedLimits
 from store.bundle_header import Header
 from store.errors import DecodeError
 from store.heads import SqliteHeads
@@ -30,6 +30,8 @@ _AMOUNTS = st.integers(4096, AMOUNT_MAX)
 _KINDS: dict[str, st.SearchStrategy[Any]] = {
     "wall_time_s": st.floats(0, 1e9, exclude_min=True),
     "cpu_time_s": st.integers(1, 10**9),
+    "processes": st.integers(1, PROCESSES_MAX),
+    "open_files": st.integers(32, OPEN_FILES_MAX),
     "cpus": st.floats(0.01, 1e4),
     "network": st.sampled_from(("none", "loopback", "egress")),
 }
@@ -54,7 +56,7 @@ def test_what_is_given_is_what_limits_take(limits: AskedLimits) -> None:
 
 WRONG = [
     '{"wall_time_s":0}', '{"wall_time_s":-1.0}', '{"wall_time_s":1e10}', '{"wall_time_s":NaN}', '{"cpu_time_s":0}', '{"cpu_time_s":1.5}', '{"memory_bytes":0}',
-    '{"processes":-1}', '{"processes":null}', '{"output_kept_bytes":1125899906842625}', '{"scratch_bytes":4095}', '{"scratch_inodes":0}', '{"open_files":3}',
+    '{"processes":-1}', '{"processes":4000001}', '{"open_files":1048577}', '{"processes":null}', '{"output_kept_bytes":1125899906842625}', '{"scratch_bytes":4095}', '{"scratch_inodes":0}', '{"open_files":3}',
     '{"cpus":0.0}', '{"cpus":1e5}', '{"network":"all"}', '{"speed":1}', '{"processes":"7"}', '{ "processes":7}', "{}", "[]", "7", "x", '{"network":"\udc80"}',
 ]  # fmt: skip
 
