@@ -114,6 +114,7 @@ def session_row(moved: Moved, now_s: float) -> dict[str, Any]:
         "name": session.name,
         "tenant": session.tenant,
         "runtime": session.runtime,
+        "limits": session.limits.given(),
         "head": session.head.hex(),
         "moves": moved.move.sequence,
         "used_at_s": session.used_at_s,

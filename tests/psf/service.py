@@ -42,9 +42,10 @@ def play(request: Request) -> Script:
 class Bench:
     """Store, clock and service; `reopen` is what a restart is."""
 
-    def __init__(self, root: Path, wrap: Callable[[Executor], Executor] = lambda executor: executor) -> None:
-        self._root, self._wrap, self.clock = root, wrap, Clock()
-        self.rules = RULES
+    def __init__(
+        self, root: Path, wrap: Callable[[Executor], Executor] = lambda executor: executor, rules: LimitRules = RULES
+    ) -> None:
+        self._root, self._wrap, self.rules, self.clock = root, wrap, rules, Clock()
         self.reopen()
 
     def reopen(self) -> None:

@@ -17,10 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from executors.errors import SandboxBroken
 from executors.interfaces import Executor, Keep, Request, Result
 from psf.errors import RuntimeUnknown, SessionExpired
+from psf.limits import LimitRules
 from psf.record import Order
+from store.asked import AskedLimits
 from store.check import check
 from store.errors import NotInHistory, SessionMissing
-from store.snapshot import EMPTY_SNAPSHOT_ID
+from store.snapshot import EMPTY_SNAPSHOT_ID, Limits
 from tests.psf.service import TENANT, Bench
 from tests.store.workbench import contents
 
@@ -44,6 +46,10 @@ class Breaking:
         await self._inner.close()
 
 
+PROCESSES_MAX = 200
+PROCESSES = st.sampled_from([None, None, 7, 1000])
+
+
 class State(msgspec.Struct):
     """A snapshot in the model."""
 
@@ -60,6 +66,8 @@ class Known(msgspec.Struct):
     ttl_s: float
     used_at_s: float
     moves: list[tuple[str, str]]
+    processes: int | None = None
+    """The only limit that anybody asks for here."""
 
 
 def put(files: dict[str, str], name: str, content: str) -> dict[str, str]:
@@ -76,7 +84,8 @@ class SessionMachine(RuleBasedStateMachine):
         super().__init__()
         self.root = Path(tempfile.mkdtemp())
         self.loop = asyncio.Runner()
-        self.bench = Bench(self.root / "store", Breaking)
+        rules = LimitRules(maximum=msgspec.structs.replace(LimitRules().maximum, processes=PROCESSES_MAX))
+        self.bench = Bench(self.root / "store", Breaking, rules)
         self.names: list[str] = []
         self.model: dict[str, Known] = {}
         self.states = {EMPTY: State(None, 0, {})}
@@ -145,13 +154,16 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    @rule(runtime=st.sampled_from(["python", "bash", "cobol"]), ttl_s=st.sampled_from([50.0, 500.0]))
-    def create(self, runtime: str, ttl_s: float) -> None:
+    @rule(
+        runtime=st.sampled_from(["python", "bash", "cobol"]), ttl_s=st.sampled_from([50.0, 500.0]), processes=PROCESSES
+    )
+    def create(self, runtime: str, ttl_s: float, processes: int | None = None) -> None:
         unknown = RuntimeUnknown if runtime == "cobol" else None
-        session = self.attempt(self.bench.service.create(runtime, ttl_s, TENANT), unknown)
+        asked = AskedLimits(processes=processes)
+        session = self.attempt(self.bench.service.create(runtime, ttl_s, TENANT, limits=asked), unknown)
         if session is not None:
             self.names.append(session.session_id)
-            self.model[session.session_id] = Known(EMPTY, runtime, ttl_s, self.now_s(), [("create", EMPTY)])
+            self.model[session.session_id] = Known(EMPTY, runtime, ttl_s, self.now_s(), [("create", EMPTY)], processes)
 
     @rule(
         number=st.integers(0, 4),
@@ -160,10 +172,21 @@ class SessionMachine(RuleBasedStateMachine):
         keep=st.sampled_from(["all", "fetched"]),
         fetched=st.booleans(),
         runtime=st.sampled_from([None, None, "python", "bash", "cobol"]),
+        processes=PROCESSES,
     )
-    def execute(self, number: int, file: str, content: str, keep: Keep, fetched: bool, runtime: str | None) -> None:
+    def execute(
+        self,
+        number: int,
+        file: str,
+        content: str,
+        keep: Keep,
+        fetched: bool,
+        runtime: str | None,
+        processes: int | None = None,
+    ) -> None:
         name, code = self.name(number), f"{file}={content}"
-        order = Order(code.encode(), runtime, fetch=(file,) if fetched else (), keep=keep)
+        asked = AskedLimits(processes=processes)
+        order = Order(code.encode(), runtime, fetch=(file,) if fetched else (), keep=keep, run_limits=asked)
         expected = self.refusal(name) or (RuntimeUnknown if runtime == "cobol" else None)
         executed = self.attempt(self.bench.service.execute(name, TENANT, order), expected)
         if executed is None:
@@ -173,7 +196,9 @@ class SessionMachine(RuleBasedStateMachine):
         files = put(before.files, file, content) if keep == "all" or fetched else before.files
         state = State(known.head, before.depth + 1, files)
         assert self.states.setdefault(snapshot, state) == state
-        step = (known.head, runtime or known.runtime, f"{code} {fetched}", keep)
+        got = min(processes or known.processes or Limits().processes, PROCESSES_MAX)
+        assert self.bench.fake.requests[-1].stages[-1].limits == Limits(processes=got)
+        step = (known.head, runtime or known.runtime, f"{code} {fetched} {got}", keep)
         assert self.made.setdefault(step, snapshot) == snapshot, "equal steps gave different snapshots"
         self.move(name, "execute", snapshot, runtime)
 
@@ -215,7 +240,10 @@ class SessionMachine(RuleBasedStateMachine):
         origin = self.model[name]
         for fork in forks:
             self.names.append(fork.session_id)
-            self.model[fork.session_id] = Known(target, origin.runtime, origin.ttl_s, self.now_s(), [("fork", target)])
+            moves = [("fork", target)]
+            self.model[fork.session_id] = Known(
+                target, origin.runtime, origin.ttl_s, self.now_s(), moves, origin.processes
+            )
 
     @rule(seconds=st.sampled_from([1.0, 50.0, 51.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -246,6 +274,7 @@ class SessionMachine(RuleBasedStateMachine):
             )
             if session is not None:
                 assert (session.head.hex(), session.runtime) == (self.model[name].head, self.model[name].runtime)
+                assert session.limits == AskedLimits(processes=self.model[name].processes)
             if log is not None:
                 moves = [(move.kind, move.to_snapshot.hex()) for move, _ in reversed(log)]
                 assert moves == self.model[name].moves

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from psf import cli, store_commands, store_reports
 from psf.terminal import as_json, named, printable, shown_name
+from store.asked import AskedLimits
 from store.capture import put_tree
 from store.ids import Kind, SnapshotId
 from store.interfaces import Moved, Pin
@@ -137,3 +138,9 @@ def test_a_difference_of_any_length_takes_no_memory(
         assert cli.main(["store", "diff", "a1b2c3d4e5f6", "bomb", "--store", str(bomb), "--exit-code", *flags]) == 1
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
+
+
+def test_a_sessions_row_has_the_limits_it_asks_for_and_no_others() -> None:
+    limited = msgspec.structs.replace(session("a"), limits=AskedLimits(processes=7, network="none"))
+    assert store_reports.session_row(Moved(limited, move(1)), 1.0)["limits"] == {"processes": 7, "network": "none"}
+    assert store_reports.session_row(Moved(session("a"), move(1)), 1.0)["limits"] == {}
