@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from executors import profile as profiles
 from executors.bubblewrap import BubblewrapSandbox, BubblewrapSettings
+from executors.docker import DockerSandbox
 from executors.interfaces import Executor, Sandbox
 from executors.local import LocalExecutor
 from executors.nsjail import start as start_nsjail
@@ -28,7 +29,8 @@ from executors.testing.history import History
 from store.local import LocalStore
 from store.pool import Workspaces
 from store.workspace import WorkspaceSettings
-from tests.executors import bench
+from tests.dockerd import daemon
+from tests.executors import bench, docker_bench
 from tests.hostile.battery import LOOT, ROOMY, SECRET, Attack, Places, breaches_of, stages
 
 
@@ -69,8 +71,19 @@ async def nsjail(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
         await sandbox.close()
 
 
+@asynccontextmanager
+async def docker(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
+    with daemon.running() as running:
+        sandbox = await DockerSandbox.start(profile, docker_bench.settings(running, folder))
+        try:
+            settings = WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, bench.owner())
+            yield Lodging(sandbox, settings)
+        finally:
+            await sandbox.close()
+
+
 Opener = Callable[[Path, Profile], AbstractAsyncContextManager[Lodging]]
-KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "nsjail": nsjail}
+KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "docker": docker, "nsjail": nsjail}
 """Every sandbox that the battery is let loose on: how to start it, with a folder of its own."""
 
 
