@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from executors import instance
+
 _PREFIX = "psf-"
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE_S = 0.002
@@ -94,11 +96,11 @@ class Group:
 
 
 class Cgroups:
-    """Makes groups for one launcher. `parents` maps each controller to the folder that our own folder is made in."""
+    """Makes groups for one launcher. `parents` maps each controller to the folder that our own folder, `name`, is made in."""
 
-    def __init__(self, parents: dict[str, Path], version: int, instance: str) -> None:
+    def __init__(self, parents: dict[str, Path], version: int, name: str) -> None:
         self.version, self._count = version, 0
-        self._instances = {name: parent / instance for name, parent in parents.items() if name != "cpu"}
+        self._instances = {controller: parent / name for controller, parent in parents.items() if controller != "cpu"}
         for parent in set(parents.values()):
             _sweep(parent)
         try:
@@ -109,7 +111,7 @@ class Cgroups:
         except OSError:
             self.close()
             raise
-        self.cpus_missing = self._try_cpus(parents.get("cpu"), instance)
+        self.cpus_missing = self._try_cpus(parents.get("cpu"), name)
         """Why processors cannot be limited here; None when they can."""
 
     def create(self, memory_bytes: int, processes: int, cpus: float | None = None) -> Group:
@@ -131,14 +133,14 @@ class Cgroups:
             raise
         return group
 
-    def _try_cpus(self, parent: Path | None, instance: str) -> str | None:
+    def _try_cpus(self, parent: Path | None, name: str) -> str | None:
         """Limit processors once; None when that works, else why not."""
         try:
             if self.version == 1:
                 if parent is None:
                     return "cgroup v1: the controller for processors is not mounted"
-                (parent / instance).mkdir(exist_ok=True)
-                self._instances["cpu"] = parent / instance
+                (parent / name).mkdir(exist_ok=True)
+                self._instances["cpu"] = parent / name
             self._create(1 << 30, 1024, 1.0).remove()
         except OSError as error:
             return f"cgroup v{self.version}: {error.strerror}"
@@ -154,9 +156,9 @@ def find(
 ) -> tuple[Cgroups | None, str]:
     """Groups with memory and process limits, tried by making one; else None and the reason."""
     reasons = []
-    for version, parents in _candidates(root, _own_groups(membership)):
+    for version, parents in _candidates(root, groups_of(membership)):
         try:
-            cgroups = Cgroups(parents, version, _instance_name())
+            cgroups = Cgroups(parents, version, _PREFIX + instance.own_name())
         except OSError as error:
             reasons.append(f"cgroup v{version}: {error.strerror}")
             continue
@@ -185,8 +187,8 @@ def _candidates(root: Path, own: dict[str, str]) -> list[tuple[int, dict[str, Pa
     return candidates
 
 
-def _own_groups(membership: Path) -> dict[str, str]:
-    """Our own group in each hierarchy; version 2 under the name ''. Format: cgroups(7), /proc/[pid]/cgroup."""
+def groups_of(membership: Path) -> dict[str, str]:
+    """A process's group in each hierarchy; version 2 under the name ''. Format: cgroups(7), /proc/[pid]/cgroup."""
     groups = {}
     for line in membership.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -210,26 +212,10 @@ def _hand_on(folder: Path, *controllers: str) -> None:
     _write(folder / "cgroup.subtree_control", asked)
 
 
-def _instance_name() -> str:
-    """Says which process, beyond doubt: its pid namespace, its pid, and its start in clock ticks since boot."""
-    namespace = os.stat("/proc/self/ns/pid").st_ino
-    return f"{_PREFIX}{namespace}-{os.getpid()}-{_start_ticks(os.getpid())}"
-
-
-def _start_ticks(pid: int) -> str | None:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return status.rpartition(")")[2].split()[19]
-
-
 def _sweep(parent: Path) -> None:
-    """Kill and remove what launchers that are gone have left, of our own pid namespace only: other pids mean nothing here."""
-    namespace = str(os.stat("/proc/self/ns/pid").st_ino)
-    for folder in parent.glob(f"{_PREFIX}{namespace}-*-*"):
-        pid, ticks = folder.name.split("-")[2:]
-        if _start_ticks(int(pid)) != ticks:
+    """Kill and remove what launchers that are known to be gone have left."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if instance.is_dead(folder.name.removeprefix(_PREFIX)):
             _remove_instance(folder)
 
 

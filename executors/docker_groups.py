@@ -13,16 +13,6 @@ _RUN_CONTROLLERS = ("memory", "pids", "cpuacct")
 """Of version 1, those in which every run has a group. In that for processors only some have: all join the container's first."""
 
 
-def groups_of(pid: int) -> dict[str, str]:
-    """The groups of a process in each hierarchy; version 2 under the name ''. Format: cgroups(7), /proc/[pid]/cgroup."""
-    groups = {}
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            groups[controller] = path
-    return groups
-
-
 def make_groups(own: dict[str, str], pid: int) -> tuple[cgroups.Cgroups | None, str]:
     """Groups for runs below a container's own, so that Docker's limits stay above them; else None and the reason."""
     unified = (_ROOT / "cgroup.controllers").exists()

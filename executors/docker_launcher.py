@@ -104,7 +104,7 @@ class ContainerLauncher(launcher_process.Launcher):
         except ProcessLookupError:
             raise OSError(_NOT_VISIBLE) from None
         try:
-            own = docker_groups.groups_of(pid)
+            own = cgroups.groups_of(Path(f"/proc/{pid}/cgroup"))
             if not any(identity in path for path in own.values()):
                 raise OSError(_NOT_VISIBLE)
             if Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] != message["command"]:

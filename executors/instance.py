@@ -1,4 +1,7 @@
-"""Which server a thing on this machine belongs to, beyond doubt, so that what a dead one left can be told from what is used."""
+"""Which process a thing on this machine belongs to, beyond doubt, so that what a dead one left can be told from what is used.
+
+Standard library only: the launcher imports this.
+"""
 
 from __future__ import annotations
 

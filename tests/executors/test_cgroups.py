@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from executors import cgroups
+from executors import cgroups, instance
 from executors.cgroups import Cgroups, Group, GroupUsage
 
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -139,7 +139,7 @@ def test_what_a_dead_launcher_left_is_swept_and_nothing_else_is(real: Cgroups) -
     parents = {controller: folder.parent for controller, folder in real._instances.items()}
     gone = subprocess.Popen(["true"])
     gone.wait()
-    living = f"psf-{NAMESPACE}-{os.getpid()}-{cgroups._start_ticks(os.getpid())}"
+    living = f"psf-{instance.own_name()}"
     dead, reused = f"psf-{NAMESPACE}-{gone.pid}-1", f"psf-{NAMESPACE}-{os.getpid()}-1"
     elsewhere, foreign = f"psf-{NAMESPACE + 1}-{gone.pid}-1", f"psf-other-{gone.pid}"
     made = [Cgroups(parents, real.version, name) for name in (elsewhere, foreign, dead)]
@@ -234,7 +234,7 @@ def test_groups_are_made_below_our_own_first_and_then_below_the_root(tmp_path: P
     membership = tmp_path / "membership"
     membership.write_text(VERSION_1_MEMBERSHIP)
     root = make(tmp_path / "cgroup", BARE)
-    own = cgroups._own_groups(membership)
+    own = cgroups.groups_of(membership)
     assert cgroups._candidates(root, own) == [
         (2, {"memory": root / "unified", "pids": root / "unified"}),
         (2, {"memory": root, "pids": root}),
@@ -246,7 +246,7 @@ def test_of_version_1_each_controller_has_a_place_of_its_own(tmp_path: Path) -> 
     membership.write_text(VERSION_1_MEMBERSHIP)
     for name in ("memory", "pids", "cpuacct", "cpu"):
         (tmp_path / name).mkdir()
-    own = cgroups._own_groups(membership)
+    own = cgroups.groups_of(membership)
     assert cgroups._candidates(tmp_path, own) == [
         (
             1,
