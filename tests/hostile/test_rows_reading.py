@@ -78,7 +78,7 @@ ROWS = (
     Attack("the kernel's modules and configuration", PRIVATE.format("/proc/config.gz /proc/kcore /boot/*"), tame=True),
     Attack("what all users of the machine wait for", PRIVATE.format("/proc/timer_list /proc/sched_debug /proc/latency_stats /proc/slabinfo /proc/vmallocinfo")),
     Attack("which interrupts the machine gets", "grep -q . /proc/interrupts && echo GOT", tame=True),
-    Attack("the machine's devices and firmware", "ls -A /sys /sys/firmware /sys/class/dmi/id 2> /dev/null | grep . && echo GOT", tame=True),
+    Attack("the machine's devices and firmware", "find /sys -mindepth 1 -maxdepth 3 2> /dev/null | grep . && echo GOT; true", tame=True),
     Attack("the machine's disks", "head -c 1 /dev/[svn]d[a-z]* /dev/vda /dev/nvme0n1 /dev/loop0 /dev/dm-0 2> /dev/null | grep . && echo GOT; true"),
     Attack("docker's socket and others", "for f in $(find /run/docker* /run/*.sock /var/run/docker.sock /tmp/*.sock @home -maxdepth 1 -type s 2> /dev/null); do echo GOT $f; done", tame=True),
     Attack("the control groups' tree", "ls -d /sys/fs/cgroup/* 2> /dev/null && echo GOT", tame=True),
