@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 NAME = "psf-test:machine"
@@ -33,8 +34,8 @@ _TEXTS = {
 }
 
 
-def write(target: Path) -> None:
-    """Write the image's tar."""
+def write(target: Path, programs: Sequence[str] = (), files: Iterable[str] = ()) -> None:
+    """Write the image's tar, with these programs and files of the machine beside its own."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, link in _merged_folders():
             _add_link(archive, name, link)
@@ -43,16 +44,16 @@ def write(target: Path) -> None:
             _add_folders(archive, folders, name)
         for name, text in _TEXTS.items():
             _add_text(archive, name, text)
-        for path in sorted(_paths()):
+        for path in sorted(_paths([*_PROGRAMS, *programs], files)):
             name = path.lstrip("/")
             _add_folders(archive, folders, os.path.dirname(name))
             _add_file(archive, path, name)
 
 
-def _paths() -> set[str]:
+def _paths(names: list[str], files: Iterable[str]) -> set[str]:
     found: set[str] = {"/etc/ld.so.cache", "/etc/os-release"} & set(map(str, Path("/etc").iterdir()))
-    programs = [path for name in _PROGRAMS if (path := shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin"))]
-    for path in [*programs, PYTHON]:
+    programs = [path for name in names if (path := shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin"))]
+    for path in [*programs, PYTHON, *files]:
         _add_with_links(found, path)
     library = Path(os.path.realpath(PYTHON)).parents[1] / "lib" / Path(os.path.realpath(PYTHON)).name
     modules = [

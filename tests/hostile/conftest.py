@@ -29,8 +29,10 @@ from executors.testing.history import History
 from store.local import LocalStore
 from store.pool import Workspaces
 from store.workspace import WorkspaceSettings
-from tests.dockerd import daemon
+from tests.dockerd import image
+from tests.dockerd.daemon import TestDaemon, with_client
 from tests.executors import bench, docker_bench
+from tests.hostile import compilers
 from tests.hostile.battery import LOOT, ROOMY, SECRET, Attack, Places, breaches_of, stages
 
 
@@ -50,7 +52,7 @@ class Lodging(NamedTuple):
 
 
 @asynccontextmanager
-async def bubblewrap(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
+async def bubblewrap(folder: Path, profile: Profile, _: pytest.FixtureRequest) -> AsyncIterator[Lodging]:
     bwrap, libraries = profiles.find_bubblewrap(None)
     sandbox = await BubblewrapSandbox.start(profile, BubblewrapSettings(bwrap, libraries, folder, "auto"))
     try:
@@ -62,7 +64,7 @@ async def bubblewrap(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
 
 
 @asynccontextmanager
-async def nsjail(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
+async def nsjail(folder: Path, profile: Profile, _: pytest.FixtureRequest) -> AsyncIterator[Lodging]:
     sandbox = await start_nsjail(profile, Options(folder))
     try:
         settings = WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, bench.owner())
@@ -72,17 +74,26 @@ async def nsjail(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
 
 
 @asynccontextmanager
-async def docker(folder: Path, profile: Profile) -> AsyncIterator[Lodging]:
-    with daemon.running() as running:
-        sandbox = await DockerSandbox.start(profile, docker_bench.settings(running, folder))
-        try:
-            settings = WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, bench.owner())
-            yield Lodging(sandbox, settings)
-        finally:
-            await sandbox.close()
+async def docker(folder: Path, profile: Profile, request: pytest.FixtureRequest) -> AsyncIterator[Lodging]:
+    running = request.getfixturevalue("daemon_with_compilers")
+    sandbox = await DockerSandbox.start(profile, docker_bench.settings(running, folder, image=compilers.IMAGE))
+    try:
+        settings = WorkspaceSettings(sandbox.capabilities.workspace, profile.privileged, bench.owner())
+        yield Lodging(sandbox, settings)
+    finally:
+        await sandbox.close()
 
 
-Opener = Callable[[Path, Profile], AbstractAsyncContextManager[Lodging]]
+@pytest.fixture(scope="session")
+def daemon_with_compilers(docker_daemon: TestDaemon, tmp_path_factory: pytest.TempPathFactory) -> TestDaemon:
+    archive = tmp_path_factory.mktemp("image") / "image.tar"
+    image.write(archive, compilers.PROGRAMS, compilers.files())
+    with_client(docker_daemon.url, lambda client: client.import_image(str(archive), *compilers.IMAGE.split(":")))
+    archive.unlink()
+    return docker_daemon
+
+
+Opener = Callable[[Path, Profile, pytest.FixtureRequest], AbstractAsyncContextManager[Lodging]]
 KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "docker": docker, "nsjail": nsjail}
 """Every sandbox that the battery is let loose on: how to start it, with a folder of its own."""
 
@@ -196,7 +207,7 @@ async def shared_house(shared_doors: Doors, profile: Profile, request: pytest.Fi
         environment.setenv("PSF_SECRET", LOOT)
         store = LocalStore(home / "store")
         try:
-            async with request.param(home / "store" / "probes", profile) as (sandbox, settings):
+            async with request.param(home / "store" / "probes", profile, request) as (sandbox, settings):
                 pool = store.workspaces(settings)
                 executor = LocalExecutor(sandbox, pool, store.objects, settings.owner)
                 try:

@@ -9,10 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from executors import profile as profiles
 from executors.interfaces import StageRequest
-from executors.testing.history import said
-from tests.hostile.battery import ROOMY, Attack, breaches_of, each, each_tame, unconfined
-from tests.hostile.conftest import Doors, House
+from executors.profile import Profile
+from executors.testing.history import SHELL, said
+from tests.hostile import compilers
+from tests.hostile.battery import ROOMY, Attack, breaches_of, each, each_tame, stages, unconfined
+from tests.hostile.conftest import KINDS, Doors, House
 
 GCC = "cat > a.c <<'END'\n{}\nEND\ngcc -w {} a.c 2>&1"
 DUMP = GCC.format("{}", "-E")
@@ -49,9 +52,21 @@ ROWS = (
     Attack("awk, sed, perl and other small compilers", "awk 'BEGIN { while ((getline l < \"@canary\") > 0) print l }' 2>&1; sed -n 'r @canary' /etc/passwd 2>&1; perl -e"
            " 'print `cat @canary`; do \"@canary\"; print $@' 2>&1; true", tame=True),
 )  # fmt: skip
+GXX = "cat > a.cc <<'END'\n{}\nEND\ng++ -w {} a.cc 2>&1"
 NODE = "cat > a.js <<'END'\n{}\nEND\nnode a.js 2>&1"
 JAVA = "cat > A.java <<'END'\n{}\nEND\n"
-OTHERS = {
+JAVAC = "javac -J-Xmx128m {} 2>&1; true"
+RUST = "cat > a.rs <<'END'\n{}\nEND\nrustc {} a.rs 2>&1"
+ROWS_OF: dict[str, tuple[Attack, ...]] = {
+    "gcc": ROWS,
+    "g++": (
+        Attack("an include before all of C++", GXX.format("", "-E -include @canary"), tame=True),
+        Attack("a test whether a host file is there", GXX.format('#define A(x, y) x##y\n#if __has_include("@canary")\nA(G, OT)\n#endif', "-E -P"), tame=True),
+        Attack("a program that tells where modules lie", "printf '#!/bin/sh\\ncat @canary >&2\\n' > m.sh; chmod +x m.sh; " + GXX.format("import m;", "-fmodules-ts '-fmodule-mapper=|./m.sh' -c"), tame=True),
+        Attack("an embedded file of C++", GXX.format('asm(".section .rodata; .incbin \\"@canary\\"");', "-c") + "; strings a.o", tame=True),
+        Attack("a source that is a symlink", "ln -s @canary a.cc; g++ -c a.cc 2>&1", tame=True),
+        Attack("modules put outside", GXX.format("export module m;", "-fmodules-ts -fmodule-mapper=made?@home -c; g++ -fmodules-ts -c -o @home/m.o"), seen="canary", tame=True),
+    ),
     "node": (
         Attack("a script that requires a host file", NODE.format("try { require('@canary') } catch (e) { console.log(e.stack) }"), tame=True),
         Attack("a script that reads when it is parsed", NODE.format("console.log(require('fs').readFileSync('@canary', 'utf8'))"), tame=True),
@@ -63,32 +78,68 @@ OTHERS = {
             "@SupportedAnnotationTypes(\"*\") public class A extends AbstractProcessor { public boolean process(Set<? extends TypeElement> s, RoundEnvironment e) {\n"
             "try { System.out.println(Files.readString(Path.of(\"@canary\"))); } catch (Exception x) {} return false; } }")
             + "javac -J-Xmx128m -proc:none A.java && javac -J-Xmx128m -cp . -processor A A.java 2>&1; true", tame=True),
+        Attack("a file of javac's arguments", "javac -J-Xmx128m @@canary 2>&1 | grep 'flag: psf-hostile' && echo GOT; true", tame=True),
+        Attack("a Java source that is a symlink", "ln -s @canary B.java; " + JAVAC.format("B.java"), tame=True),
+        Attack("classes put outside", JAVA.format("class A { }") + JAVAC.format("-d @home A.java"), seen="canary", tame=True),
+        Attack("a source that is run while it is compiled", JAVA.format("class A { public static void main(String[] a) throws Exception {\n"
+            "System.out.println(java.nio.file.Files.readString(java.nio.file.Path.of(\"@canary\"))); } }") + "java -Xmx128m A.java 2>&1; true", tame=True),
     ),
     "rustc": (
-        Attack("a macro that includes a host file", "echo 'fn main() { println!(\"{}\", include_str!(\"@canary\")); }' > a.rs; rustc a.rs 2>&1 && ./a"),
+        Attack("a macro that includes a host file", RUST.format('fn main() { println!("{}", include_str!("@canary")); }', "") + " && ./a", tame=True),
+        Attack("a module that is a host file", RUST.format('#[path = "@canary"] mod a; fn main() { }', ""), tame=True),
+        Attack("a crate put outside", RUST.format("", "--crate-type lib --out-dir @home"), seen="canary", tame=True),
     ),
 }  # fmt: skip
-PRESENT = [
-    attack
-    for tool, attacks in OTHERS.items()
-    if shutil.which(tool, path="/usr/local/bin:/usr/bin")
-    for attack in attacks
-]
+LOCAL = "/usr/local/bin:/usr/bin"
+"""Where sandboxes that show the machine's own system have tools from."""
+SHOWING = [name for name in KINDS if name != "docker"]
+"""Sandboxes that show the machine's own system; of the image of others only the C compilers are part."""
+LIMITS = msgspec.structs.replace(ROOMY, processes=128)
 
 
-@each((*ROWS, *PRESENT))
-async def test_nothing_is_read_or_changed_at_compile_time_by(house: House, attack: Attack) -> None:
+def attacks_with(*tools: str) -> list[Attack]:
+    """Those whose tool is there."""
+    return [attack for tool in tools if shutil.which(tool, path=LOCAL) for attack in ROWS_OF[tool]]
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return profiles.build(read_only_paths=compilers.JAVA_SETTINGS)
+
+
+async def test_no_row_is_without_effect_for_want_of_its_tool(house: House) -> None:
+    there = {tool for tool in compilers.CONTROLS if shutil.which(tool, path=LOCAL)}
+    if house.sandbox.capabilities.sandbox not in SHOWING:
+        there &= {*compilers.PROGRAMS}
+    limits = stages(SHELL, LIMITS)
+    assert {tool: await house.session().says(compilers.CONTROLS[tool], stages=limits) for tool in there} == (
+        dict.fromkeys(there, "works")
+    )
+
+
+async def withstand_compiled(house: House, attack: Attack) -> None:
     """As the compile stage of a step: its run must not find more than the tree."""
     history = house.session()
     (name, _), program = attack.source(house.places)
-    compiling = StageRequest("compile", ("bash", name), ROOMY)
+    compiling = StageRequest("compile", ("bash", name), LIMITS)
     running = StageRequest("run", ("sh", "-c", "find . -type f -exec cat {} +; true"), ROOMY)
     result = await history.step((name, ()), program, stages=(compiling, running))
     assert breaches_of(result, history.objects) == []
     assert result.stages[0][1].exit_code is not None, result.stages[0][1]
 
 
-@each_tame((*ROWS, *PRESENT))
+@each(attacks_with("gcc", "g++"))
+async def test_nothing_is_read_or_changed_at_compile_time_by(house: House, attack: Attack) -> None:
+    await withstand_compiled(house, attack)
+
+
+@each(attacks_with("node", "javac", "rustc"))
+@pytest.mark.parametrize("shared_house", [KINDS[name] for name in SHOWING], ids=SHOWING, indirect=True)
+async def test_nothing_is_read_or_changed_by_a_tool_of_the_machines(house: House, attack: Attack) -> None:
+    await withstand_compiled(house, attack)
+
+
+@each_tame(attacks_with(*ROWS_OF))
 def test_unconfined_it_is_noticed_that_something_is_read_by(own_doors: Doors, tmp_path: Path, attack: Attack) -> None:
     places = own_doors.places
     before = places.canary.read_bytes()
@@ -97,14 +148,24 @@ def test_unconfined_it_is_noticed_that_something_is_read_by(own_doors: Doors, tm
     assert made or places.canary.read_bytes() != before if attack.seen == "canary" else brought
 
 
-@pytest.mark.parametrize("bomb", [
-    "#include __FILE__", "#define A B B B B B B B B\n#define B C C C C C C C C\n#define C D D D D D D D D\n#define D E E E E E E E E\n#define E F F F F F F F F\n#define F 1,1,1,1,1,1,1,1\nint x[] = {A A A A A A A A};",
-    "char x[1ull << 33] = {1};",
-], ids=["itself", "macros", "a giant object"])  # fmt: skip
-async def test_a_compiler_bomb_ends_and_others_are_served(house: House, bomb: str) -> None:
+MACROS = "#define A B B B B B B B B\n#define B C C C C C C C C\n#define C D D D D D D D D\n#define D E E E E E E E E\n#define E F F F F F F F F\n#define F 1,1,1,1,1,1,1,1\nint x[] = {A A A A A A A A};"
+TEMPLATES = "template <class T> struct A : A<A<T>> { }; A<int> a;"
+BOMBS = {
+    "itself": GCC.format("#include __FILE__", "-c"),
+    "macros": GCC.format(MACROS, "-c"),
+    "a giant object": GCC.format("char x[1ull << 33] = {1};", "-c"),
+    "templates": GXX.format(TEMPLATES, "-ftemplate-depth=99999999 -c"),
+    "an endless loop at compile time": GXX.format(
+        "constexpr int f() { while (true); } constexpr int x = f();",
+        "-fconstexpr-loop-limit=2147483647 -fconstexpr-ops-limit=99999999999 -c",
+    ),
+}
+
+
+@pytest.mark.parametrize("program", BOMBS.values(), ids=BOMBS.keys())
+async def test_a_compiler_bomb_ends_and_others_are_served(house: House, program: str) -> None:
     history = house.session()
     limits = msgspec.structs.replace(ROOMY, wall_time_s=2.0, memory_bytes=128 << 20)
-    program = GCC.format(bomb, "-c")
     compiling = asyncio.create_task(
         history.step(("_psf_main.sh", ()), program, stages=(StageRequest("compile", ("bash", "_psf_main.sh"), limits),))
     )
