@@ -143,10 +143,10 @@ class House:
     def __init__(self, doors: Doors, store: LocalStore, pool: Workspaces, executor: Executor, sandbox: Sandbox) -> None:
         self.doors, self.places, self.store, self.pool, self.sandbox = doors, doors.places, store, pool, sandbox
         self.home, self.canary = self.places.home, self.places.canary
-        self._executor = executor
+        self.executor = executor
 
     def session(self) -> History:
-        return History(self._executor, self.store.objects)
+        return History(self.executor, self.store.objects)
 
     def workspaces(self) -> Path:
         """The folder of the work directories, when what was given up of them is gone."""
