@@ -1,4 +1,4 @@
-"""What was promised of the store, as ratios of two arms of one question; see docs/design.md."""
+"""What was promised, as ratios of two arms of one question; see docs/design.md."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ BUDGETS = (
 )
 
 
-def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
+def verdicts(answers: Sequence[Answer], budgets: Sequence[Budget] = BUDGETS) -> list[Verdict]:
     """Of those budgets whose arms were measured."""
     by_place = {(answer.question, answer.tree): answer for answer in answers}
     found = []
-    for budget in BUDGETS:
+    for budget in budgets:
         asked = [by_place[budget.question, tree] for tree in budget.trees if (budget.question, tree) in by_place]
         ratios = _ratios(budget, asked[0]) if asked else None
         if ratios is not None:

@@ -1,4 +1,7 @@
-"""The picture beside the tables, as SVG: steps by size of the tree, steps by tool, commits by sessions. Axes are logarithmic."""
+"""The pictures beside the tables, as SVG. Axes are logarithmic.
+
+Of the store: steps by size of the tree, steps by tool, commits by sessions. Of sandboxes: runs by sandbox, for each program.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from benchmarks.measure import Answer
 
 WIDTH, HEIGHT = 1230, 400
 _INK, _FAINT, _PAPER = "#24292f", "#d8dee4", "#ffffff"
-_COLOURS = {"psf": "#0969da", "psf flat": "#8ec5ff", "git": "#cf222e", "pygit2": "#e08700", "floor": "#6e7781"}
+_COLOURS = {"psf": "#0969da", "psf flat": "#8ec5ff", "git": "#cf222e", "pygit2": "#e08700", "floor": "#6e7781", "bare": "#6e7781", "bubblewrap": "#0969da", "docker": "#1a7f37", "nsjail": "#e08700"}  # fmt: skip
 _LEFT, _TOP, _PANEL_WIDTH, _PANEL_HEIGHT = 60, 60, 320, 270
 
 Ticks = Sequence[tuple[float, str]]
@@ -27,6 +30,15 @@ def svg(answers: Sequence[Answer]) -> str:
         parts.append(_at(1, _step_tools(by_question["step"])))
     if "commits" in by_question:
         parts.append(_at(2, _commits(by_question["commits"])))
+    return _picture(parts)
+
+
+def sandboxes_svg(answers: Sequence[Answer]) -> str:
+    asked = [answer for answer in answers if answer.question == "warm"]
+    return _picture([_at(panel, _runs(answer)) for panel, answer in enumerate(asked)])
+
+
+def _picture(parts: Sequence[str]) -> str:
     style = f'font-family="sans-serif" font-size="12" fill="{_INK}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" {style}>'
     return f'{head}\n<rect width="{WIDTH}" height="{HEIGHT}" fill="{_PAPER}"/>\n{"".join(parts)}</svg>\n'
@@ -79,13 +91,23 @@ def _lines(title: str, lines: dict[str, list[tuple[float, float]]], ticks: Ticks
 
 
 def _step_tools(answer: Answer) -> str:
-    """Bars, the fastest first."""
     names = [name for name in answer.series if name != "psf with its mount"]
-    values = sorted((answer.series[name].wall_median_s * 1e3, name) for name in names)
+    values = [(answer.series[name].wall_median_s * 1e3, name) for name in names]
+    return _bars(f"one-file step by tool, {answer.tree} (ms)", values)
+
+
+def _runs(answer: Answer) -> str:
+    values = [(series.cpu_median_s * 1e3, name) for name, series in answer.series.items()]
+    return _bars(f"CPU time of a warm run of {answer.tree} (ms)", values)
+
+
+def _bars(title: str, unsorted: Sequence[tuple[float, str]]) -> str:
+    """The fastest first."""
+    values = sorted(unsorted)
     low, high, grid = _decades([value for value, _ in values])
     across = _scale([low, high], _PANEL_WIDTH - 135)
     height = _PANEL_HEIGHT / len(values)
-    parts = [_title(f"one-file step by tool, {answer.tree} (ms)")]
+    parts = [_title(title)]
     for value in grid:
         x = 95 + across(value)
         parts.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{_PANEL_HEIGHT}" stroke="{_FAINT}"/>\n')

@@ -11,9 +11,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import msgspec
-
-from benchmarks.measure import Answer, Arm, Phases, in_turn
+from benchmarks.measure import Answer, Arm, Context, Phases, in_turn
 from benchmarks.subject import Floor, Subject, allocated_bytes, mount_overlay, rewrite
 from benchmarks.tools import SLOW, TOOLS, Git, PyGit2, Tool
 from benchmarks.trees import ROOT, SourceTree
@@ -27,22 +25,6 @@ from store.workspace import OverlayMount, Workspace
 
 FORKS = 100
 FORKS_ON_DISK = 1000
-
-
-class Context(msgspec.Struct):
-    """What every row needs: where to work, how long, whom to tell what it does."""
-
-    folder: Path
-    quick: bool
-    tell: Callable[[str], None]
-    left_out: list[str]
-    """What was not measured, with the reason."""
-
-    def rounds(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
-
-    def patience_s(self, full: float) -> float:
-        return full / 6 if self.quick else full
 
 
 class Scene:

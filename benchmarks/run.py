@@ -6,8 +6,6 @@ A full run writes results/store.json, and from it the figures in README.md and r
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,16 +17,14 @@ from rich.console import Console
 
 from benchmarks import trees
 from benchmarks.budgets import Verdict, verdicts
-from benchmarks.measure import Answer
+from benchmarks.measure import Answer, Context
+from benchmarks.page import machine
 from benchmarks.plot import svg
-from benchmarks.report import MARKERS, render
-from benchmarks.rows import ROWS, Context, Scene
+from benchmarks.report import PAGE, render
+from benchmarks.rows import ROWS, Scene
 from benchmarks.scale import SCALE_ROWS
 from benchmarks.subject import enter_namespace
 from benchmarks.tools import TOOLS
-
-RESULTS = trees.ROOT / "benchmarks/results/store.json"
-README = trees.ROOT / "benchmarks/README.md"
 
 
 class Results(msgspec.Struct):
@@ -51,7 +47,8 @@ def main() -> int:
     arguments = _arguments()
     console = Console(stderr=True)
     if arguments.render:
-        write_page(msgspec.json.decode(RESULTS.read_bytes(), type=Results))
+        results = msgspec.json.decode(PAGE.results.read_bytes(), type=Results)
+        PAGE.write(render(results), svg(results.answers))
         return 0
     reason = enter_namespace()
     if reason is not None:
@@ -73,10 +70,9 @@ def main() -> int:
     else:
         console.print(render(results), highlight=False, markup=False, soft_wrap=True)
     if arguments.full and not arguments.only:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-        write_page(results)
-        console.print(f"wrote {RESULTS.relative_to(trees.ROOT)} and the page beside it", highlight=False)
+        PAGE.keep(results)
+        PAGE.write(render(results), svg(results.answers))
+        console.print(f"wrote {PAGE.results.relative_to(trees.ROOT)} and the page beside it", highlight=False)
     return 0
 
 
@@ -112,25 +108,7 @@ def measure(context: Context, only: list[str], console: Console) -> Results:
         source.name: {"files": source.files, "directories": source.directories, "bytes": source.total_bytes}
         for source in sources
     }
-    return Results(mode, duration_s, _machine(context.folder), _versions(), sizes, answers, context.left_out)
-
-
-def write_page(results: Results) -> None:
-    RESULTS.with_suffix(".svg").write_text(svg(results.answers))
-    text = README.read_text()
-    before, after = text.split(MARKERS[0])[0], text.split(MARKERS[1])[1]
-    README.write_text(before + MARKERS[0] + "\n" + render(results) + "\n" + MARKERS[1] + after)
-
-
-def _machine(folder: Path) -> dict[str, str]:
-    kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True).stdout.strip()
-    return {
-        "cores": str(os.cpu_count()),
-        "kernel": platform.release().split("-", maxsplit=1)[0],
-        "file system": kind,
-        "python": platform.python_version(),
-        "load at the end": f"{os.getloadavg()[0]:.1f}",
-    }
+    return Results(mode, duration_s, machine(context.folder), _versions(), sizes, answers, context.left_out)
 
 
 def _versions() -> dict[str, str]:

@@ -16,8 +16,7 @@ from pathlib import Path
 import blake3
 
 from benchmarks import trees
-from benchmarks.measure import Answer, Arm, in_turn
-from benchmarks.rows import Context
+from benchmarks.measure import Answer, Arm, Context, in_turn
 from benchmarks.subject import Floor, Subject, rewrite
 from benchmarks.tools import Borg, Git, PyGit2, Restic, Tool
 from executors import kernel

@@ -9,12 +9,12 @@ from benchmarks import run
 from benchmarks.budgets import verdicts
 from benchmarks.measure import Answer, Arm, Phases, Series, in_turn
 from benchmarks.plot import svg
-from benchmarks.report import MARKERS, render
+from benchmarks.report import PAGE, render
 
 
 @pytest.fixture
 def results() -> run.Results:
-    return msgspec.json.decode(run.RESULTS.read_bytes(), type=run.Results)
+    return msgspec.json.decode(PAGE.results.read_bytes(), type=run.Results)
 
 
 def seen(wall_s: float, cpu_s: float = 1.0) -> Series:
@@ -22,11 +22,11 @@ def seen(wall_s: float, cpu_s: float = 1.0) -> Series:
 
 
 def test_the_page_shows_the_last_results(results: run.Results) -> None:
-    assert run.README.read_text().split(MARKERS[0])[1].split(MARKERS[1])[0] == f"\n{render(results)}\n"
+    assert PAGE.shown() == f"\n{render(results)}\n"
 
 
 def test_the_picture_shows_the_last_results(results: run.Results) -> None:
-    assert run.RESULTS.with_suffix(".svg").read_text() == svg(results.answers)
+    assert PAGE.picture.read_text() == svg(results.answers)
 
 
 def test_arms_take_turns_and_a_slow_one_is_asked_less_often() -> None:
