@@ -65,6 +65,15 @@ BUDGETS = (
 )
 
 
+_RUN = "of the sandbox alone"
+SANDBOX_BUDGETS = tuple(
+    Budget(f"{name}: {program} / bare {program}, {_RUN}", "warm", (program,), name, "bare", "cpu", limit)
+    for name in ("bubblewrap", "docker", "nsjail")
+    for program, limit in (("python", 1.7), ("bash", 3.0))
+)
+"""Of a whole request to `/execute_session`; so a sandbox that misses one leaves the server no chance to keep it."""
+
+
 def verdicts(answers: Sequence[Answer], budgets: Sequence[Budget] = BUDGETS) -> list[Verdict]:
     """Of those budgets whose arms were measured."""
     by_place = {(answer.question, answer.tree): answer for answer in answers}

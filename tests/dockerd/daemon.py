@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,12 @@ _DRIVERS = ("overlay2", "fuse-overlayfs", "vfs")
 
 
 class TestDaemon:
-    """`url` is where it listens. `stop` and `start` it as often as wanted."""
+    """`url` is where it listens. `stop` and `start` it as often as wanted. `options` are dockerd's, beside ours."""
 
     __test__ = False
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        self._folder, self._options = folder, options
         self.url = f"unix://{folder}/docker.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._driver = ""
@@ -49,6 +49,7 @@ class TestDaemon:
             "setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "slave", "dockerd", "--data-root", f"{self._folder}/data", "--exec-root",
             f"{self._folder}/exec", "--pidfile", f"{self._folder}/pid", "-H", self.url, "--bridge", "none", "--iptables=false",
             "--ip6tables=false", "--storage-driver", driver, "--shutdown-timeout", "5",
+            *self._options,
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -95,16 +96,22 @@ def with_client(url: str, act):
         client.close()
 
 
-@contextmanager
-def running() -> Iterator[TestDaemon]:
-    """A daemon with the image of `image` in it. Skips where there is none to be had."""
+def missing() -> str | None:
+    """Why no daemon can be had here, or None."""
     if os.geteuid() != 0:
-        pytest.skip("a Docker daemon needs root")
-    if shutil.which("dockerd") is None:
-        pytest.skip("dockerd is not installed")
+        return "a Docker daemon needs root"
+    return None if shutil.which("dockerd") else "dockerd is not installed"
+
+
+@contextmanager
+def running(options: Sequence[str] = ()) -> Iterator[TestDaemon]:
+    """A daemon with the image of `image` in it. Skips where there is none to be had."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
     # A short name: names of sockets below it have 108 bytes.
     folder = Path(tempfile.mkdtemp(prefix="psf-dockerd-", dir="/var/tmp"))
-    daemon = TestDaemon(folder)
+    daemon = TestDaemon(folder, options)
     try:
         daemon.start()
         image.write(folder / "image.tar")
