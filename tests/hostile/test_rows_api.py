@@ -19,9 +19,9 @@ from executors.testing.confinement import own_address
 from psf import runtimes
 from psf.api import server
 from psf.api.keys import Policy
+from psf.limits import LimitRules
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
-from store.snapshot import Limits
 from tests.hostile.battery import Attack, breaches, each, unconfined
 from tests.hostile.conftest import KINDS, Doors, House
 
@@ -88,9 +88,9 @@ async def api(shared_house: House) -> AsyncIterator[Api]:
     store, capabilities = shared_house.store, shared_house.sandbox.capabilities
     service = SessionService(
         store.objects, store.heads, store.leases, shared_house.executor, Runtimes(runtimes.load(), "python3", None, b"system"),
-        sandbox=capabilities.sandbox, run_facts={}, clock=time.time,
+        sandbox=capabilities.sandbox, run_facts={}, clock=time.time, rules=LimitRules(),
     )  # fmt: skip
-    application = server.build(service, capabilities, Policy(Limits(), 1 << 34, 60.0, None), 1 << 20)
+    application = server.build(service, capabilities, Policy(LimitRules(), None), 1 << 20)
     calls: list[str] = []
 
     async def note(request: web.Request, _: web.StreamResponse) -> None:
