@@ -10,7 +10,7 @@ GUARANTEES = {
     "files": "programs see a read-only system and what is theirs, nothing else of the host",
     "identity": "programs are nobody on the host, see no other processes and can gain no rights",
     "system_calls": "a filter refuses system calls that lead beyond files, memory, processes and sockets",
-    "network": "there is no network",
+    "network": "there is no network that a run's limits do not ask for",
     "wall_time": "a program is killed when its time is over",
     "cpu_time": "a program is killed when it has used its CPU time",
     "cpus": "`cpus` in limits is how many processors' time a run gets",

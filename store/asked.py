@@ -59,8 +59,14 @@ _decoder = msgspec.json.Decoder(AskedLimits)
 
 
 def to_text(asked: AskedLimits) -> str:
-    """JSON of what is asked for; '' when that is nothing."""
-    return msgspec.json.encode(asked).decode() if asked != NOTHING_ASKED else ""
+    """JSON of what is asked for; '' when that is nothing. Raises DecodeError for what reading would refuse."""
+    if asked == NOTHING_ASKED:
+        return ""
+    try:
+        # Anew, since Python takes 5 for 5.0 and the two have different texts.
+        return msgspec.json.encode(msgspec.convert(msgspec.structs.asdict(asked), AskedLimits)).decode()
+    except msgspec.ValidationError as error:
+        raise DecodeError(f"not limits: {error}") from None
 
 
 def from_text(text: str) -> AskedLimits:

@@ -54,6 +54,14 @@ def test_what_is_given_is_what_limits_take(limits: AskedLimits) -> None:
     assert all(getattr(effective, name) == value for name, value in limits.given().items())
 
 
+def test_whole_seconds_are_the_same_seconds_and_what_is_no_limit_is_not_written() -> None:
+    assert asked.to_text(AskedLimits(wall_time_s=5)) == asked.to_text(AskedLimits(wall_time_s=5.0))
+    assert asked.from_text(asked.to_text(AskedLimits(cpus=1))) == AskedLimits(cpus=1.0)
+    for wrong in (AskedLimits(processes=-1), AskedLimits(wall_time_s=float("nan")), AskedLimits(network="all")):  # type: ignore[arg-type]
+        with pytest.raises(DecodeError, match="not limits"):
+            asked.to_text(wrong)
+
+
 WRONG = [
     '{"wall_time_s":0}', '{"wall_time_s":-1.0}', '{"wall_time_s":1e10}', '{"wall_time_s":NaN}', '{"cpu_time_s":0}', '{"cpu_time_s":1.5}', '{"memory_bytes":0}',
     '{"processes":-1}', '{"processes":4000001}', '{"open_files":1048577}', '{"processes":null}', '{"output_kept_bytes":1125899906842625}', '{"scratch_bytes":4095}', '{"scratch_inodes":0}', '{"open_files":3}',
