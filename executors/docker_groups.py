@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +57,8 @@ def label_of(pid: int) -> str:
 
 
 def entrances(outer: list[Path], group: cgroups.Group | None) -> Iterator[int]:
-    """Descriptors to which a process writes `0` to join the groups of a run."""
+    """Descriptors to which a process of one thread writes `0` to join the groups of a run."""
     for folder in outer:
-        yield os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        yield cgroups.open_entrance(folder)
     if group is not None:
         yield from group.open_entrances()

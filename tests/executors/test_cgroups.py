@@ -48,6 +48,23 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     return process.returncode, output
 
 
+def test_a_process_moves_with_its_only_thread(real: Cgroups) -> None:
+    group = real.create(1 << 30, 100)
+    sleeper = start_in(group, SLEEPER)
+    for folder in group._folders.values():
+        assert str(sleeper.pid) in (folder / "cgroup.procs").read_text().split()
+    sleeper.kill()
+    finish(sleeper)
+    assert group.remove()
+
+
+def test_version_1_is_entered_by_the_thread_which_waits_for_nobody(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"cgroup.procs": "", "tasks": ""})
+    entrance = cgroups.open_entrance(folder)
+    assert os.readlink(f"/proc/self/fd/{entrance}") == str(folder / "tasks")
+    os.close(entrance)
+
+
 def test_memory_is_bounded_and_its_use_is_told(real: Cgroups) -> None:
     group = real.create(32 << 20, 100)
     hog = start_in(group, [sys.executable, "-I", "-S", "-c", "x = bytearray(b'x') * (256 << 20)"])
