@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE
-from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
+from executors.launched import Confiner, LaunchedSandbox, is_reachable, lies_in_etc, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
 from executors.sandboxes import Options, check_settings
@@ -71,12 +71,11 @@ def _system(profile: Profile, stage: str) -> list[str]:
     for target, path in profile.links:
         arguments += ["--symlink", target, path]
     for source, target in profile.binds:
-        if is_reachable(source):
+        if is_reachable(source) and not lies_in_etc(target):
             arguments += ["--ro-bind", source, target]
+    # As a whole: for each path that it binds bwrap reads the table of mounts, which grows by each.
+    arguments += ["--ro-bind", f"{stage}/root/etc", "/etc"]
     arguments += ["--ro-bind", f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"]
-    for path, _ in profile.texts:
-        if path.startswith("/etc/"):
-            arguments += ["--ro-bind", f"{stage}/root{path}", path]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(profile.shared_memory_bytes), "--tmpfs", "/dev/shm"]
     for path in profile.masked:
         arguments += ["--ro-bind", f"{stage}/root{EMPTY}", path]
@@ -91,6 +90,6 @@ def _places(profile: Profile, stage: str, cell: str) -> list[str]:
         arguments += ["--bind", f"{stage}/{cell}/scratch/{folder.decode()}", path]
     for source, target in profile.binds:
         # After scratch: what is shown may lie below /mnt or /tmp, and must not be hidden by it.
-        if not is_reachable(source):
+        if not is_reachable(source) and not lies_in_etc(target):
             arguments += ["--ro-bind", f"{stage}/{staged(target)}", target]
     return [*arguments, "--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]

@@ -241,10 +241,16 @@ async def _start_launcher(profile: Profile, confiner: Confiner, probe_parent: Pa
         "terminator": confiner.terminator,
         "litters": confiner.litters,
         "texts": {f"root{path}": text for path, text in profile.texts},
-        "binds": {staged(target): source for source, target in profile.binds if not is_reachable(source)},
+        "binds": _binds(profile),
     }
     with probe_folder(probe_parent) as folder:
         return await Launcher.start({**setup, "probe_folder": str(folder)}, profile.filter_program)
+
+
+def _binds(profile: Profile) -> dict[str, str]:
+    """What the stage shows of the host: what the sandbox's user cannot reach by itself, and all of /etc that programs see."""
+    private = {staged(target): source for source, target in profile.binds if not is_reachable(source)}
+    return private | {f"root{target}": source for source, target in profile.binds if lies_in_etc(target)}
 
 
 @contextmanager
@@ -261,6 +267,11 @@ def probe_folder(parent: Path) -> Iterator[Path]:
 def is_reachable(path: str) -> bool:
     """Whether the sandbox's user can reach a host path by itself; others are offered on the launcher's stage."""
     return path.startswith(("/etc/", "/usr/"))
+
+
+def lies_in_etc(target: str) -> bool:
+    """Whether programs see a path by way of the stage's own /etc, which is whole: with what is the host's and what is made up."""
+    return target.startswith("/etc/")
 
 
 def staged(target: str) -> str:

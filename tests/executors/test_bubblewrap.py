@@ -10,7 +10,7 @@ import pytest
 from executors.errors import FilesTooLarge
 from executors.interfaces import Sandbox
 from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
-from executors.testing.trial import LIMITS
+from executors.testing.trial import LIMITS, Trial
 from store.capture import CaptureLimits
 from store.files import Owner
 from store.memory import MemoryObjects
@@ -26,6 +26,15 @@ class TestSandboxWithOverlays(SandboxContract):
     @pytest.fixture
     def owner(self) -> Owner | None:
         return bench.owner()
+
+    async def test_etc_is_shown_as_a_whole_and_nothing_in_it_can_be_written(self, trial: Trial) -> None:
+        """A mount for each of its files would cost every run."""
+        script = """
+cut -d' ' -f5 /proc/self/mountinfo | grep ^/etc/ | while read -r place; do test -d $place || echo mounted $place; done
+for place in /etc /etc/*/; do (echo x > $place/x) 2> /dev/null && echo written $place; done
+cat /etc/hostname
+"""
+        assert (await trial.shell(script)).stdout.data == b"sandbox\n"
 
 
 class TestExecutorWithOverlays(ExecutorContract):
