@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -174,9 +178,47 @@ async def test_nothing_of_all_that_remains_on_the_machine(house: House) -> None:
     folders = house.workspaces().rglob("*")
     assert sum(path.lstat().st_blocks * 512 for path in folders if path.is_file()) < DISK_BYTES
     if user is not None:
-        uids = {
-            name: os.stat(f"/proc/{name}").st_uid
-            for name in os.listdir("/proc")
-            if name.isdecimal() and os.path.exists(f"/proc/{name}")
-        }
-        assert len([name for name, uid in uids.items() if uid == user.uid]) <= 3  # the neighbour's step
+        assert len(list(processes_of(user.uid))) <= 3  # the neighbour's step
+
+
+def processes_of(uid: int) -> Iterator[int]:
+    """Processes of a user of the host that nobody else than we started: below us, or below nobody any more."""
+    for name in os.listdir("/proc"):
+        line = ancestors(int(name)) if name.isdecimal() else []
+        ours = line and (os.getpid() in line or owner(line[-1]) == uid)
+        if ours and owner(line[0]) == uid:
+            yield line[0]
+
+
+def ancestors(pid: int) -> list[int]:
+    """A process and all above it, but the machine's first; as far as they live."""
+    line = []
+    while pid > 1:
+        line.append(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return line
+
+
+def owner(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+async def test_somebody_who_remains_would_be_noticed(house: House) -> None:
+    """The look itself: a program that runs is among them, and one that nobody has as a parent too."""
+    user = bench.owner()
+    if user is None:
+        pytest.skip("only root gives programs a user of their own")
+    orphan = subprocess.run(
+        [sys.executable, "-c", f"import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nos.setuid({user.uid})\nprint(os.getpid(), flush=True)\nos.closerange(0, 3)\ntime.sleep(60)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    try:
+        assert int(orphan.stdout) in processes_of(user.uid)
+    finally:
+        os.kill(int(orphan.stdout), signal.SIGKILL)
