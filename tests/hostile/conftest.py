@@ -94,8 +94,18 @@ def daemon_with_compilers(docker_daemon: TestDaemon, tmp_path_factory: pytest.Te
 
 
 Opener = Callable[[Path, Profile, pytest.FixtureRequest], AbstractAsyncContextManager[Lodging]]
-KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "docker": docker, "nsjail": nsjail}
+KINDS: dict[str, Opener] = {"bubblewrap": bubblewrap, "nsjail": nsjail, "docker": docker}
 """Every sandbox that the battery is let loose on: how to start it, with a folder of its own."""
+
+fast_with_bubblewrap = pytest.mark.parametrize(
+    "shared_house",
+    [
+        pytest.param(opener, id=name, marks=[] if name == "bubblewrap" else pytest.mark.slow)
+        for name, opener in KINDS.items()
+    ],
+    indirect=True,
+)
+"""For what takes long and whose outcome hardly depends on the sandbox: with the others it belongs to `make soak`."""
 
 
 class Doors:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from executors.testing.history import contents, said
-from tests.hostile.battery import LOOT, ROOMY, Attack, breaches_of, stages
-from tests.hostile.conftest import House
+from executors.testing.history import PYTHON, contents, said
+from tests.hostile.battery import LOOT, ROOMY, SECRET, Attack, breaches_of, stages
+from tests.hostile.conftest import House, fast_with_bubblewrap
 
 LEFT, GIVEN, TEXT = "left out", "given back", "text"
+
+CANARY = f"{SECRET}.txt"
+EXCHANGING = """
+import ctypes, os, time
+os.makedirs(os.path.dirname('{file}') or '.', exist_ok=True)
+open('{file}', 'w').write('x')
+os.symlink('{link}', '{other}')
+exchange = ctypes.CDLL(None).renameat2
+assert exchange(-100, b'{one}', -100, b'{other}', 2) == 0
+for _ in range(4):
+    if os.fork() == 0:
+        os.setsid()
+        while True: exchange(-100, b'{one}', -100, b'{other}', 2)
+time.sleep(0.1)
+"""
+"""Processes that trade two names without a moment between, when the first process ends."""
 
 
 class Leaving(msgspec.Struct, frozen=True):
@@ -71,8 +87,22 @@ ROWS = (
     Leaving("a file under a folder that was a symlink", "ln -s @home d; rm d; mkdir d; printf x > d/out", GIVEN, fetch="d/out"),
     Leaving("a file that is swapped for a symlink by a leftover", "printf x > out; printf x > keep; ln -s @canary link; (while :; do mv -T link out; mv -T out link;"
             " cp keep out; done 2> /dev/null) & disown; sleep 0.1", "either"),
-    Leaving("a folder that is swapped for a symlink by a leftover", "mkdir d; printf x > d/out; ln -s @home link; (while :; do mv -T d e; mv -T link d; mv -T d link; mv -T e d;"
-            " done 2> /dev/null) & disown; sleep 0.1", "either", fetch="d/out"),
+    Leaving("a folder that is swapped for a symlink by a leftover", f"mkdir d; printf x > d/{CANARY}; ln -s @home link; (while :; do mv -T d e; mv -T link d; mv -T d link;"
+            " mv -T e d; done 2> /dev/null) & disown; sleep 0.1", "either", fetch=f"d/{CANARY}"),
+    Leaving("a file that many leftovers exchange with a symlink", EXCHANGING.format(file="out", one="out", other="link", link="@canary"), "either", "python"),
+    Leaving("a file of scratch that many leftovers exchange with a symlink", EXCHANGING.format(file="/tmp/out", one="/tmp/out", other="/tmp/link", link="@canary"), "either", "python",
+            fetch="/tmp/out"),
+    Leaving("a folder that many leftovers exchange with a symlink", EXCHANGING.format(file=f"d/{CANARY}", one="d", other="link", link="@home"), "either", "python",
+            fetch=f"d/{CANARY}"),
+    Leaving("a folder of scratch that many leftovers exchange with a symlink", EXCHANGING.format(file=f"/tmp/d/{CANARY}", one="/tmp/d", other="/tmp/link", link="@home"),
+            "either", "python", fetch=f"/tmp/d/{CANARY}"),
+    Leaving("a folder that leftovers move away from under its files", f"mkdir -p a/b; printf x > a/b/{CANARY}; ln -s @home/.. c; (while :; do mv -T a/b d; mv -T d a/b; done 2> /dev/null)"
+            " & disown; sleep 0.1", "either", fetch=f"a/b/{CANARY}"),
+    Leaving("a file whose name is 85 letters of three bytes", f"printf x > {'語' * 85}; mkdir {'文' * 85}; printf y > {'文' * 85}/{'字' * 85}", GIVEN, fetch="語" * 85),
+    Leaving("a file beside names that are not UTF-8", "printf x > out; printf y > $'out\\xff'; printf z > $'\\xed\\xa0\\x80'; mkdir $'\\xc0\\xaf'; printf z > $'\\xc0\\xaf/out'", GIVEN),
+    Leaving("a file beside one that looks the same", "printf x > $'a\\u200b'; printf y > a; printf z > $'\\u0430'", GIVEN, fetch="a\u200b"),
+    Leaving("a file beside one that folds to the same", "printf x > $'\\u212a'; printf y > k; printf z > K; printf w > $'\\ufb01'; printf v > fi", GIVEN, fetch="\u212a"),
+    Leaving("a file whose name is all newlines", "printf x > $'\\n\\n'; printf y > $'\\n'; printf z > $'a\\n-> b'", GIVEN, fetch="\n\n"),
 )  # fmt: skip
 
 
@@ -110,12 +140,44 @@ async def test_the_judge_of_outputs_notices_a_file_that_came_back(house: House) 
     assert len(breaches_of(result, history.objects)) == 3
 
 
-@pytest.mark.parametrize("count", [6000])
-async def test_very_many_files_come_back_as_they_were(house: House, count: int) -> None:
+@fast_with_bubblewrap
+async def test_60_000_files_come_back_as_they_were(house: House) -> None:
+    """Half of them in one folder."""
+    program = """
+import os
+for n in range(256): os.mkdir(f'd{n}')
+for n in range(60_000):
+    with open(f'd{n % 256 if n % 2 else 0}/{n}', 'w') as file: file.write(str(n % 9))
+"""
     history = house.session()
-    language, program = Attack("many", f"for n in range({count}): open(f'{{n}}', 'w').write(str(n))", "python").source(
-        house.places
+    result = await history.python(program, stages=stages(PYTHON, ROOMY))
+    assert result.left_out == (), result.stages
+    kept = {path: data for path, data in history.contents().items() if data is not None}
+    assert kept == {f"d{n % 256 if n % 2 else 0}/{n}": str(n % 9).encode() for n in range(60_000)}
+
+
+async def test_a_nest_of_1_500_folders_with_the_longest_names_is_cut_and_leaves_nothing_behind(house: House) -> None:
+    """Each of them denies everything; what would be reached below would be a host file."""
+    program = """
+import os
+name = 'n' * 255
+open('out', 'w').write('x')
+for _ in range(1500):
+    os.mkdir(name)
+    os.chdir(name)
+os.symlink('@canary', 'bottom')
+for _ in range(1500):
+    os.chdir('..')
+    os.chmod(name, 0)
+"""
+    history, name = house.session(), "n" * 255
+    language, source = Attack("nest", program, "python").source(house.places)
+    deep = ("/".join([name] * 15 + ["bottom"]), "/".join([name] * 8))
+    result = await history.step(language, source, stages=stages(language, ROOMY), fetch=("out", *deep))
+    assert breaches_of(result, history.objects) == []
+    assert (result.fetched, [item.reason for item in result.left_out]) == (
+        {"out": b"x"},
+        ["deeper than 256 directories"],
     )
-    await history.step(language, program, stages=stages(language, ROOMY))
-    kept = contents(history.objects, history.tree)
-    assert kept == {f"{n}": str(n).encode() for n in range(count)}
+    assert await history.says(f"rm -r {name}; ls") == "_psf_main.sh\nout"
+    assert not [path for path in house.workspaces().glob("*/removed/*") if path.is_dir()]
