@@ -229,7 +229,10 @@ def _sweep(parent: Path) -> None:
 
 
 def _remove_instance(folder: Path) -> None:
-    groups = [*folder.iterdir(), folder] if folder.is_dir() else []
+    try:
+        groups = [*folder.iterdir(), folder]
+    except OSError:
+        return  # it is gone: Docker removes what lies below its own groups when a container ends
     for group in groups:
         if not group.is_dir():
             continue

@@ -135,9 +135,9 @@ class ContainerLauncher(launcher_process.Launcher):
     def _on_abandon(self, message: Message, _: list[int]) -> None:
         container = self._containers.pop(message["container"], None)
         if container is not None:
+            os.close(container.pidfd)
             if container.groups is not None:
                 container.groups.close()
-            os.close(container.pidfd)
         self._answer(message)
 
     # -- cells --------------------------------------------------------------------------------------------------------

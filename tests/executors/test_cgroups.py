@@ -65,6 +65,12 @@ def test_version_1_is_entered_by_the_thread_which_waits_for_nobody(tmp_path: Pat
     os.close(entrance)
 
 
+def test_groups_that_somebody_else_has_removed_are_let_go(real: Cgroups) -> None:
+    for folder in real._instances.values():
+        folder.rmdir()
+    real.close()
+
+
 def test_memory_is_bounded_and_its_use_is_told(real: Cgroups) -> None:
     group = real.create(32 << 20, 100)
     hog = start_in(group, [sys.executable, "-I", "-S", "-c", "x = bytearray(b'x') * (256 << 20)"])

@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from benchmarks import traces
 from benchmarks.confined import containers_of, launcher_of
 from executors.interfaces import Job, Sandbox
@@ -16,6 +18,7 @@ from tests.dockerd.daemon import TestDaemon
 from tests.executors import bench, docker_bench
 
 RUNS = 50
+CONTAINERS = 20
 MARK = f"psf-traces-{os.getpid()}"
 
 
@@ -60,6 +63,24 @@ async def test_runs_of_nsjail_leave_the_host_as_it_was(tmp_path: Path) -> None:
 async def test_runs_of_docker_leave_the_host_as_it_was(tmp_path: Path, docker_daemon: TestDaemon) -> None:
     async with docker_bench.docker(docker_daemon, tmp_path) as sandbox:
         await leaves_the_host_as_it_was(sandbox, tmp_path)
+
+
+async def test_containers_that_come_and_go_leave_the_host_as_it_was(
+    tmp_path: Path, docker_daemon: TestDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with docker_bench.docker(docker_daemon, tmp_path, warm_containers=0) as sandbox:
+        await run(sandbox, tmp_path, 1)
+        gc.collect()
+        watched = traces.Watched(launcher_of(sandbox), (), tmp_path, MARK)
+        before = traces.look(watched)
+        for number in range(CONTAINERS):
+            await run(sandbox, tmp_path, number)
+        after = traces.look(watched)
+        # The library for Docker keeps some connections to the daemon, ten at most.
+        kept = len(after.pop("server descriptors")) - len(before.pop("server descriptors"))
+        assert kept <= 10
+        assert traces.difference(before, after) == []
+    assert not caplog.messages
 
 
 async def test_a_process_a_descriptor_and_a_file_too_many_are_seen(tmp_path: Path) -> None:
