@@ -22,14 +22,15 @@ from executors import docker_container, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
 from executors.docker_daemon import OWN_IMAGE, Daemon
+from executors.docker_exec import DockerExecSandbox
 from executors.docker_pool import Pool, Warm
 from executors.errors import SandboxBroken, SandboxUnavailable
-from executors.interfaces import Capabilities, Cell, Job
+from executors.interfaces import Capabilities, Cell, Job, Sandbox
 from executors.launched import LaunchedCell, probe_folder, resource_limits
 from executors.launcher import Answer, Launcher
 from executors.paths import SCRATCH, WORK
 from executors.profile import VERSION, Profile
-from executors.sandboxes import Options
+from executors.sandboxes import Options, check_settings
 from store.snapshot import Limits
 from store.workspace import BindMount, OverlayMount
 
@@ -38,22 +39,28 @@ __all__ = ["DockerSandbox", "DockerSettings"]
 _log = logging.getLogger(__name__)
 _LAUNCHER = Path(__file__).with_name("docker_launcher.py")
 _SCRATCH = {path: folder.decode() for path, folder in SCRATCH.items()}
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNKNOWN = {"cgroup": None, "cgroup_missing": "not tried", "cpus_missing": "not tried", "label": ""}
 _NAMESPACED_PROCESSES = 8
 """The group's limit strikes first, since it counts how often it struck; the other one is this much above it."""
 
 
-async def start(profile: Profile, options: Options) -> DockerSandbox:
-    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`. Raises SandboxUnavailable."""
+async def start(profile: Profile, options: Options) -> Sandbox:
+    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`, `runtime`. Raises SandboxUnavailable.
+
+    Containers are entered where they can be: not by a plain user, nor those of a runtime that was chosen.
+    """
+    check_settings("docker", options, ("image", "base_url", "work_dir", "runtime"))
     given = options.settings
     settings = DockerSettings(
         given.get("image", OWN_IMAGE),
         options.probe_parent,
         options.workspace,
         base_url=given.get("base_url"),
+        runtime=given.get("runtime"),
         work_dir=given.get("work_dir", WORK),
     )
+    if settings.runtime is not None or not profile.privileged:
+        return await DockerExecSandbox.start(profile, settings)
     return await DockerSandbox.start(profile, settings)
 
 
@@ -66,7 +73,7 @@ class DockerSandbox:
         self._pool = Pool(daemon, configuration, settings.warm_containers)
         self._restarting = asyncio.Lock()
         self._closed = False
-        self._environment = _environment(profile, settings, daemon.image_variables)
+        self._environment = docker_container.environment(profile, settings, daemon.image_variables)
         self.capabilities = _capabilities(profile, _UNKNOWN, None)
 
     @classmethod
@@ -245,16 +252,6 @@ async def _start_launcher(profile: Profile) -> Launcher:
     setup = {"uid": profile.user.uid, "gid": profile.user.gid, "texts": texts}
     launcher, _ = await Launcher.start(setup, profile.filter_program, _LAUNCHER)
     return launcher
-
-
-def _environment(profile: Profile, settings: DockerSettings, image: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Variables of every program: the image's, ours, and a path that begins in the work directory and goes on as the image's."""
-    ours = {
-        name: settings.work_dir + value.removeprefix(WORK) if value.startswith(f"{WORK}/") else value
-        for name, value in profile.environment
-    }
-    folders = dict(image).get("PATH", _PATH)
-    return {**dict(image), **ours, "PATH": f"{settings.work_dir}/.local/bin:{folders}"}
 
 
 def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) -> Capabilities:

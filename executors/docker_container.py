@@ -18,7 +18,9 @@ from executors.profile import Profile
 SERVER_LABEL = "psf.server"
 INIT_COMMAND = ("/bin/sh", "-c", "read -r _")
 """Lives as long as its stdin is open, that is as long as the server."""
+RUNC = "runc"
 _INIT_USER = "65534:65534"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLACEHOLDER = "ro,nosuid,nodev,noexec,size=4k,nr_inodes=2,mode=0555"
 _MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/kallsyms", "/proc/kcore", "/proc/key-users", "/proc/latency_stats", "/proc/modules", "/proc/sched_debug", "/proc/scsi",
@@ -27,6 +29,8 @@ _MASKED = (
 _LIBRARY_NAMES = {"sysctl": "_sysctl"}
 """What libseccomp, and so Docker, calls a call that has another name there."""
 _TAKEN = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
+_INTERNET = (2, 10)
+"""AF_INET and AF_INET6."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
@@ -36,14 +40,14 @@ class DockerSettings(msgspec.Struct, frozen=True):
     `memory_bytes`, `processes` and `cpus` (None: all) are Docker's own limits on a container, a ceiling above those of each
     run. `warm_containers` that nobody uses are kept for the next cell. `labels` are put on every container beside psf's own.
     `pull`: whether an image that is not here may be fetched from its registry. `workspace` and `probe_parent`: as for
-    bubblewrap.
+    bubblewrap. `runtime`: who makes the containers, None for runc; one that is named is not entered (executors.docker_exec).
     """
 
     image: str
     probe_parent: Path
     workspace: Literal["auto", "overlay", "copy"] = "auto"
     base_url: str | None = None
-    runtime: str = "runc"
+    runtime: str | None = None
     work_dir: str = WORK
     labels: tuple[tuple[str, str], ...] = ()
     warm_containers: int = 4
@@ -102,13 +106,13 @@ def configuration(profile: Profile, settings: DockerSettings, server: str) -> di
 def _host_configuration(settings: DockerSettings) -> dict[str, Any]:
     return {
         "AutoRemove": True,
-        "Runtime": settings.runtime,
+        "Runtime": settings.runtime or RUNC,
         "NetworkMode": "none",
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+        "SecurityOpt": security_options(seccomp_profile()),
         "MaskedPaths": list(_MASKED),
         "ReadonlyPaths": list(_READ_ONLY),
         # Where cells mount. The image need not have these folders, and between cells there is no room in them.
@@ -124,8 +128,25 @@ def _host_configuration(settings: DockerSettings) -> dict[str, Any]:
     }
 
 
-def seccomp_profile(machine: str | None = None) -> dict[str, Any]:
-    """The system call filter of `executors.seccomp` as Docker's JSON: one list, whoever loads it."""
+def security_options(filtering: dict[str, Any]) -> list[str]:
+    return ["no-new-privileges", f"seccomp={json.dumps(filtering)}"]
+
+
+def environment(profile: Profile, settings: DockerSettings, image: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Variables of every program: the image's, ours, and a path that begins in the work directory and goes on as the image's."""
+    ours = {
+        name: settings.work_dir + value.removeprefix(WORK) if value.startswith(f"{WORK}/") else value
+        for name, value in profile.environment
+    }
+    folders = dict(image).get("PATH", _PATH)
+    return {**dict(image), **ours, "PATH": f"{settings.work_dir}/.local/bin:{folders}"}
+
+
+def seccomp_profile(machine: str | None = None, *, unreachable: bool = False) -> dict[str, Any]:
+    """The system call filter of `executors.seccomp` as Docker's JSON: one list, whoever loads it.
+
+    `unreachable`: no sockets for a network, not even for the loopback, which Docker always gives.
+    """
     name = machine or platform.machine()
     architecture = seccomp.ARCHITECTURES.get(name)
     if architecture is None:
@@ -142,17 +163,24 @@ def seccomp_profile(machine: str | None = None) -> dict[str, Any]:
             *(_refusal("clone", errno.EPERM, (0, "MASKED_EQ", flag, flag)) for flag in flags),
             *(_refusal("ioctl", errno.EPERM, (1, "EQ", asked, 0)) for asked in seccomp.TERMINAL_REQUESTS),
             *(_refusal("socketpair", errno.EOPNOTSUPP, test) for test in _none_of(0, {seccomp.UNIX_FAMILY})),
-            *_socket_refusals(),
+            *(
+                [_refusal("socket", errno.ENETUNREACH, (0, "EQ", family, 0)) for family in _INTERNET]
+                if unreachable
+                else []
+            ),
+            *_socket_refusals(() if not unreachable else _INTERNET),
         ],
     }
 
 
-def _socket_refusals() -> list[dict[str, Any]]:
+def _socket_refusals(refused: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Kinds of sockets that nobody gets; families in `refused` are refused already."""
     protocols = seccomp.SOCKET_PROTOCOLS
     families = [_refusal("socket", errno.EAFNOSUPPORT, test) for test in _none_of(0, {seccomp.UNIX_FAMILY, *protocols})]
     return families + [
         _refusal("socket", errno.EPROTONOSUPPORT, (0, "EQ", family, 0), test)
         for family, known in protocols.items()
+        if family not in refused
         for test in _none_of(2, set(known))
     ]
 

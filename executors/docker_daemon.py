@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import docker  # type: ignore[import-untyped]
 import docker.errors  # type: ignore[import-untyped]
@@ -21,8 +21,8 @@ import requests.exceptions
 
 from executors import instance
 from executors.completion import completed
-from executors.docker_container import SERVER_LABEL, DockerSettings
-from executors.errors import SandboxBroken, SandboxUnavailable
+from executors.docker_container import RUNC, SERVER_LABEL, DockerSettings
+from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
 
 _log = logging.getLogger(__name__)
 _THREADS = 4
@@ -57,10 +57,12 @@ class Daemon:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="psf-docker")
         self._client: Any = None
         self.image_identity = ""
+        self.facts: dict[str, Any] = {}
+        """What the daemon says of itself (GET /info)."""
         self.image_variables: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    async def connect(cls, settings: DockerSettings) -> Daemon:
+    async def connect(cls, settings: DockerSettings) -> Self:
         """Find the daemon and the image, and remove what dead servers left there.
 
         Raises SandboxUnavailable, saying what to type.
@@ -115,12 +117,13 @@ class Daemon:
         self.image_identity = image["Id"]
         variables = (image.get("Config") or {}).get("Env") or []
         self.image_variables = tuple((name, value) for name, _, value in (line.partition("=") for line in variables))
-        runtimes = self._client.info().get("Runtimes") or {}
-        if self._settings.runtime not in runtimes:
-            known = ", ".join(sorted(runtimes))
-            raise SandboxUnavailable(
-                f"the Docker daemon has no runtime {self._settings.runtime!r} (it has {known}); "
-                "install it and name it under `runtimes` in /etc/docker/daemon.json"
+        self.facts = self._client.info()
+        runtime, known = self._settings.runtime or RUNC, self.facts.get("Runtimes") or {}
+        if runtime not in known:
+            # Whoever chose one chose its walls: no other sandbox may be taken instead.
+            refusal = OptionRefused if self._settings.runtime else SandboxUnavailable
+            raise refusal(
+                f"the Docker daemon has no runtime {runtime!r} (it has {', '.join(sorted(known))}); {how_to_register(runtime)}"
             )
         self._sweep()
 
@@ -154,7 +157,7 @@ class Daemon:
             pid: int = self._client.inspect_container(identity)["State"]["Pid"]
             if not pid:
                 raise docker.errors.DockerException("it ended at once: /bin/sh of its image does not run")
-            _wait_for_init(pid, configuration["Entrypoint"])
+            self._wait_for_init(pid, configuration["Entrypoint"])
         except BaseException:
             if stdin >= 0:
                 os.close(stdin)
@@ -162,6 +165,15 @@ class Daemon:
                 self._remove(identity)
             raise
         return Started(identity, pid, stdin)
+
+    def _wait_for_init(self, pid: int, command: list[str]) -> None:
+        """The daemon says that a container is started a moment before its init is what was asked for."""
+        deadline_s = time.monotonic() + _INIT_PATIENCE_S
+        with contextlib.suppress(OSError):
+            while (
+                Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] != command and time.monotonic() < deadline_s
+            ):
+                time.sleep(0.001)
 
     def _attach(self, identity: str) -> int:
         """A descriptor of our own on the container's input; what the library holds of it is closed."""
@@ -185,14 +197,6 @@ class Daemon:
                 self._client.wait(identity, condition="removed")
 
 
-def _wait_for_init(pid: int, command: list[str]) -> None:
-    """The daemon says that a container is started a moment before its init is what was asked for."""
-    deadline_s = time.monotonic() + _INIT_PATIENCE_S
-    with contextlib.suppress(OSError):
-        while Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] != command and time.monotonic() < deadline_s:
-            time.sleep(0.001)
-
-
 def _knock(url: str) -> None:
     """Raise OSError when nobody listens. The library would leave a socket open, and wrap the error several times."""
     if url.startswith("unix://"):
@@ -205,6 +209,16 @@ def how_to_get(image: str) -> str:
     if image.split(":", maxsplit=1)[0] == OWN_IMAGE:
         return f"type `docker build -t {image} - < {_OWN_RECIPE}`"
     return f"type `docker pull {image}`, or build it"
+
+
+def how_to_register(runtime: str) -> str:
+    """What to type to have a runtime: gVisor's has a command for it."""
+    if runtime == "runsc":
+        return "install gVisor, then type `sudo runsc install && sudo systemctl restart docker`"
+    return (
+        f'install it, put {{"runtimes": {{"{runtime}": {{"path": "/usr/bin/{runtime}"}}}}}} into /etc/docker/daemon.json '
+        "and type `sudo systemctl restart docker`"
+    )
 
 
 def said(error: BaseException, url: str) -> str:

@@ -31,6 +31,22 @@ def make_groups(own: dict[str, str], pid: int) -> tuple[cgroups.Cgroups | None, 
         return None, f"cgroup v{version}: {error.strerror}"
 
 
+def group_of(pid: int, identity: str) -> cgroups.Group | None:
+    """Docker's own group of the container of this id, as it is seen from here, for whoever may only read; None if it is not."""
+    try:
+        own = groups_of(pid)
+        version = 2 if (_ROOT / "cgroup.controllers").exists() else 1
+        names = dict.fromkeys(("memory", "pids"), "") if version == 2 else {name: name for name in _RUN_CONTROLLERS}
+        paths = {controller: own[name].lstrip("/") for controller, name in names.items() if name in own}
+    except OSError:
+        return None
+    folders = {controller: _ROOT / names[controller] / path for controller, path in paths.items()}
+    seen = all(identity in path for path in paths.values()) and all(
+        (folder / "cgroup.procs").exists() for folder in folders.values()
+    )
+    return cgroups.Group(folders, version) if seen and {"memory", "pids"} <= set(folders) else None
+
+
 def _make_room(folder: Path, pid: int) -> None:
     """In version 2 a group with groups below it may hold no process: the init moves into one of its own."""
     leaf = folder / "init"

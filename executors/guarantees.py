@@ -35,6 +35,7 @@ QUALITIES = {
     "rename": "directories of earlier steps can be renamed",
     "paths": "no path of the host shows in a program's table of mounts",
     "exit_status": "exit code 128+n is told from death by signal n",
+    "user_id": "programs have user id 1000, whoever they are on the host",
 }
 """Each is there when no lack is told: nothing needs to enforce it."""
 

@@ -230,7 +230,9 @@ _REMEDIES = {
     "workspace": "put the store on a file system that overlays can be mounted on, such as ext4, xfs, btrfs or tmpfs",
     "paths": "the same as for workspace",
     "rename": "run psf as root; programs still run as nobody",
-    "exit_status": "use Linux 6.15 or newer",
+    "exit_status": "use Linux 6.15 or newer; in Docker run psf as root and name no runtime",
+    "user_id": "run psf as root and name no runtime, or use bubblewrap",
+    "scratch": "run psf as root and name no runtime, or use bubblewrap",
     "system_calls": "use a machine of x86_64 or aarch64",
 }
 

@@ -14,14 +14,15 @@ from executors.interfaces import Job
 from executors.paths import SCRATCH
 from executors.testing.trial import LIMITS, Trial, python
 from store.files import Owner
+from store.snapshot import Ending
 
 GUARANTEES = {
     "files", "network", "identity", "wall_time", "cpu_time", "memory", "processes", "output", "file_size", "open_files", "scratch",
 }  # fmt: skip
 CALL = """
 import socket
-server = socket.socket()
 try:
+    server = socket.socket()
     server.bind(('127.0.0.1', 0))
     server.listen()
     socket.create_connection(server.getsockname(), timeout=5)
@@ -112,11 +113,17 @@ class ConfinementContract:
     async def test_the_host_is_not_named(self, trial: Trial) -> None:
         assert await trial.says("import os; print(os.uname().nodename)") != socket.gethostname()
 
-    async def test_a_program_is_not_root_and_cannot_become_it(self, trial: Trial) -> None:
+    async def test_a_program_is_not_root_and_cannot_become_it(self, trial: Trial, owner: Owner | None) -> None:
         result = await trial.python(
-            "import os; print(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups()); os.setuid(0)"
+            "import os; print(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), *os.getgroups()); os.setuid(0)"
         )
-        assert result.stdout.data == b"1000 1000 1000 1000 []\n"
+        user, group = 1000, 1000
+        if trial.lacks("user id"):
+            user, group = (owner.uid, owner.gid) if owner else (os.getuid(), os.getgid())
+        seen = [int(number) for number in result.stdout.data.split()]
+        assert seen[:4] == [user, user, group, group]
+        assert set(seen[4:]) <= ({group} if trial.lacks("user id") else set())
+        assert 0 not in seen
         assert b"OSError" in result.stderr.data or b"PermissionError" in result.stderr.data
 
     async def test_what_a_program_makes_belongs_to_nobody_else_on_the_host(
@@ -163,6 +170,9 @@ class ConfinementContract:
 
     @pytest.mark.parametrize("folder", [*SCRATCH, "/dev/shm"])
     async def test_scratch_holds_no_more_than_allowed(self, trial: Trial, folder: str) -> None:
+        if folder in SCRATCH and trial.lacks("scratch"):
+            await self._assert_watched(trial, folder, f"bytes({LIMITS.scratch_bytes})", "disk")
+            return
         limits = msgspec.structs.replace(LIMITS, file_bytes=1 << 30)
         source = FILL.format(folder=folder, data="bytes(1 << 20)")
         number, _, error = (await trial.says(source, limits=limits)).split(";")
@@ -170,9 +180,20 @@ class ConfinementContract:
         assert error == "No space left on device"
 
     async def test_scratch_holds_no_more_files_than_allowed(self, trial: Trial) -> None:
+        if trial.lacks("scratch"):
+            await self._assert_watched(trial, "/tmp", "b''", "inodes")
+            return
         number, _, error = (await trial.says(FILL.format(folder="/tmp", data="b''"))).split(";")
         assert int(number) <= LIMITS.scratch_inodes
         assert error == "No space left on device"
+
+    async def _assert_watched(self, trial: Trial, folder: str, data: str, hit: str) -> None:
+        """Where scratch has no size of its own, a program that goes beyond it and on is killed."""
+        source = FILL.format(folder=folder, data=data).replace(
+            "100_000", str(2 + LIMITS.scratch_inodes * (hit == "inodes"))
+        )
+        result = await trial.python(f"{source}\nimport time; time.sleep(15)")
+        assert (result.ending, result.hit) == (Ending.DISK_LIMIT, (hit,))
 
     async def test_no_file_grows_beyond_its_limit(self, trial: Trial) -> None:
         source = """

@@ -23,6 +23,12 @@ from tests.dockerd import image
 
 _START_PATIENCE_S = 30.0
 _STOP_PATIENCE_S = 20.0
+_LENT = "PSF_TEST_DOCKER_FOLDER"
+OTHER_RUNTIMES = ("crun",)
+_ONE_HIERARCHY = (
+    "sh", "-c", '! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified; exec "$@"', "sh",
+)  # fmt: skip
+"""crun refuses a machine that shows control groups of both versions; the daemon need not see the second."""
 _DRIVERS = ("overlay2", "fuse-overlayfs", "vfs")
 
 
@@ -46,10 +52,11 @@ class TestDaemon:
 
     def _start(self, driver: str) -> bool:
         command = [
-            "setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "slave", "dockerd", "--data-root", f"{self._folder}/data", "--exec-root",
+            "setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "slave", *_ONE_HIERARCHY, "dockerd", "--data-root", f"{self._folder}/data", "--exec-root",
             f"{self._folder}/exec", "--pidfile", f"{self._folder}/pid", "-H", self.url, "--bridge", "none", "--iptables=false",
             "--ip6tables=false", "--storage-driver", driver, "--shutdown-timeout", "5",
             *self._options,
+            *(f"--add-runtime={name}={path}" for name in OTHER_RUNTIMES if (path := shutil.which(name))),
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -62,6 +69,12 @@ class TestDaemon:
             time.sleep(0.05)
         self.stop()
         return False
+
+    def lent_to(self, group: int) -> dict[str, str]:
+        """Let members of a group use it. Gives the variable by which their tests find it."""
+        self._folder.chmod(0o711)
+        os.chown(self._folder / "docker.sock", 0, group)
+        return {_LENT: str(self._folder)}
 
     def answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -105,7 +118,13 @@ def missing() -> str | None:
 
 @contextmanager
 def running(options: Sequence[str] = ()) -> Iterator[TestDaemon]:
-    """A daemon with the image of `image` in it. Skips where there is none to be had."""
+    """A daemon with the image of `image` in it. Skips where there is none to be had.
+
+    Tests that run as somebody else are lent one that runs (`lent_to`).
+    """
+    if lent := os.environ.get(_LENT):
+        yield TestDaemon(Path(lent))
+        return
     reason = missing()
     if reason is not None:
         pytest.skip(reason)

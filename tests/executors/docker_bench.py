@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import msgspec
 
 from executors.docker import DockerSandbox, DockerSettings
+from executors.docker_container import SERVER_LABEL
+from executors.docker_exec import DockerExecSandbox
 from executors.interfaces import Sandbox
 from executors.local import LocalExecutor
 from executors.testing import MakeExecutor
@@ -19,13 +23,30 @@ from store.interfaces import Objects
 from store.pool import Workspaces
 from store.workspace import WorkspaceSettings
 from tests.dockerd import image
-from tests.dockerd.daemon import TestDaemon
+from tests.dockerd.daemon import TestDaemon, with_client
 from tests.executors import bench
 
 
 def settings(daemon: TestDaemon, folder: Path, **fields: Any) -> DockerSettings:
     plain = DockerSettings(image.NAME, folder / "probes", base_url=daemon.url, patience_s=20)
     return msgspec.structs.replace(plain, **fields)
+
+
+def containers(daemon: TestDaemon, **labels: str) -> list[str]:
+    """Ids of all containers that a psf server made, running or not."""
+    wanted = [f"{key}={value}" for key, value in labels.items()] or [SERVER_LABEL]
+    found: list[dict[str, Any]] = with_client(
+        daemon.url, lambda api: api.containers(all=True, filters={"label": wanted})
+    )
+    return sorted(container["Id"] for container in found)
+
+
+async def gone(daemon: TestDaemon) -> None:
+    """Wait until no container is left: the daemon removes one a moment after its end."""
+    deadline_s = time.monotonic() + 20
+    while containers(daemon):
+        assert time.monotonic() < deadline_s, containers(daemon)
+        await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -38,15 +59,16 @@ async def docker(daemon: TestDaemon, folder: Path, **fields: Any) -> AsyncIterat
 
 
 class Supply:
-    """One sandbox for many tests. A test that closes it gets the next one a new one."""
+    """One sandbox for many tests. A test that closes it gets the next one a new one. With `runtime`: by the daemon alone."""
 
-    def __init__(self, daemon: TestDaemon, folder: Path) -> None:
-        self._daemon, self._folder = daemon, folder
-        self._sandbox: DockerSandbox | None = None
+    def __init__(self, daemon: TestDaemon, folder: Path, runtime: str | None = None) -> None:
+        self._kind = DockerExecSandbox if runtime else DockerSandbox
+        self._settings = settings(daemon, folder, runtime=runtime)
+        self._sandbox: DockerSandbox | DockerExecSandbox | None = None
 
-    async def sandbox(self) -> DockerSandbox:
+    async def sandbox(self) -> Sandbox:
         if self._sandbox is None or self._sandbox._closed:
-            self._sandbox = await DockerSandbox.start(bench.profile(), settings(self._daemon, self._folder))
+            self._sandbox = await self._kind.start(bench.profile(), self._settings)
         return self._sandbox
 
     async def close(self) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from store.workspace import BindMount
 from tests.dockerd import image
 from tests.dockerd.daemon import TestDaemon, with_client
 from tests.executors import bench, docker_bench
+from tests.executors.docker_bench import containers, gone
 
 SERVER = """
 import asyncio, sys
@@ -46,23 +46,6 @@ async def serve(url, folder):
 
 asyncio.run(serve(*sys.argv[1:]))
 """
-
-
-def containers(daemon: TestDaemon, **labels: str) -> list[str]:
-    """Ids of all containers that a psf server made, running or not."""
-    wanted = [f"{key}={value}" for key, value in labels.items()] or [SERVER_LABEL]
-    found: list[dict[str, Any]] = with_client(
-        daemon.url, lambda api: api.containers(all=True, filters={"label": wanted})
-    )
-    return sorted(container["Id"] for container in found)
-
-
-async def gone(daemon: TestDaemon) -> None:
-    """Wait until no container is left: the daemon removes one a moment after its end."""
-    deadline_s = time.monotonic() + 20
-    while containers(daemon):
-        assert time.monotonic() < deadline_s, containers(daemon)
-        await asyncio.sleep(0.05)
 
 
 def command_of(pid: str) -> str:
