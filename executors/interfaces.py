@@ -7,7 +7,7 @@ knows only how to confine one program. Verdicts are data; breakage is an Executo
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -98,6 +98,15 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """Kill what runs and give back everything on the host. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A `Sandbox` whose programs see another system than this machine's, such as an image."""
+
+    def identity(self) -> bytes:
+        """Digest of all that a result may depend on of that system."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, cast
 import msgspec
 
 from executors.errors import OptionRefused, SandboxUnavailable
-from executors.interfaces import Capabilities, Sandbox
+from executors.interfaces import Capabilities, Identified, Sandbox
 from executors.profile import Profile
 
 _log = logging.getLogger(__name__)
@@ -106,6 +106,11 @@ async def start(
         raise SandboxUnavailable(passed_over[wanted])
     tried = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     raise SandboxUnavailable(f"no sandbox works here. {tried}. `psf doctor` says more")
+
+
+def system_identity(sandbox: Sandbox, profile: Profile) -> bytes:
+    """Digest of the system that programs see: the sandbox's own word where that is not this machine's, as the profile shows it."""
+    return sandbox.identity() if isinstance(sandbox, Identified) else profile.identity()
 
 
 def _candidates(wanted: str, offers: dict[str, Offer]) -> list[str]:

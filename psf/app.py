@@ -17,7 +17,7 @@ from executors import guarantees, sandboxes
 from executors import profile as profiles
 from executors.bounded import BoundedExecutor
 from executors.errors import SandboxUnavailable
-from executors.interfaces import Capabilities
+from executors.interfaces import Capabilities, Sandbox
 from executors.local import LocalExecutor
 from executors.profile import Profile
 from psf import runtimes
@@ -82,10 +82,12 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
     files = Files()
     store = await asyncio.to_thread(_open_store, settings, profile, files)
     try:
-        executor, capabilities = await _local_executor(settings, store, files, profile)
+        executor, sandbox = await _local_executor(settings, store, files, profile)
+        capabilities = sandbox.capabilities
         try:
             rules = rules_of(settings, capabilities)
-            service = _service(settings, store, executor, rules, profile)
+            system = sandboxes.system_identity(sandbox, profile)
+            service = _service(settings, store, executor, rules, profile, system)
             sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
                 yield server.build(service, capabilities, _policy(settings, rules), settings.body_bytes_max)
@@ -101,7 +103,7 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
 
 async def _local_executor(
     settings: Settings, store: LocalStore, files: Files, profile: Profile
-) -> tuple[BoundedExecutor, Capabilities]:
+) -> tuple[BoundedExecutor, Sandbox]:
     offers = sandboxes.find()
     check_options(settings, offers)
     choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root), offers)
@@ -122,7 +124,7 @@ async def _local_executor(
         await sandbox.close()
         raise
     local = LocalExecutor(sandbox, workspaces, store.objects, owner, files)
-    return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox.capabilities
+    return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox
 
 
 def check_options(settings: Settings, offers: dict[str, sandboxes.Offer]) -> None:
@@ -146,11 +148,16 @@ def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandbox
 
 
 def _service(
-    settings: Settings, store: LocalStore, executor: BoundedExecutor, rules: LimitRules, profile: Profile
+    settings: Settings,
+    store: LocalStore,
+    executor: BoundedExecutor,
+    rules: LimitRules,
+    profile: Profile,
+    system: bytes,
 ) -> SessionService:
     capabilities = rules.capabilities
     rows = runtimes.load(Path(settings.runtimes) if settings.runtimes else None)
-    table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path, profile.identity())
+    table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path, system)
     facts: dict[str, object] = {"sandbox": capabilities.sandbox, "enforced": capabilities.enforced}
     return SessionService(
         store.objects,

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from executors import sandboxes
 from executors.docker import DockerSandbox, start
 from executors.docker_exec import DockerExecSandbox
 from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
@@ -222,8 +223,8 @@ async def test_the_identity_tells_runtimes_and_users_apart(docker_daemon: TestDa
         sandbox = await DockerExecSandbox.start(
             bench.profile(), docker_bench.settings(docker_daemon, tmp_path, runtime=runtime)
         )
-        identities.append(sandbox.identity())
+        identities.append(sandboxes.system_identity(sandbox, bench.profile()))
         await sandbox.close()
     assert identities[0] == identities[1] != identities[2]
     async with docker_bench.docker(docker_daemon, tmp_path) as entered:
-        assert entered.identity() not in identities
+        assert sandboxes.system_identity(entered, bench.profile()) == entered.identity() not in identities

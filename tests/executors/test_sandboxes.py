@@ -41,6 +41,19 @@ class Named:
         self.closed = True
 
 
+class InImage(Named):
+    """One whose programs see a system of its own."""
+
+    def identity(self) -> bytes:
+        return b"image"
+
+
+def test_the_system_that_programs_see_is_the_sandboxs_own_or_this_machines() -> None:
+    """Else steps in two images would count as done in equal environments."""
+    assert sandboxes.system_identity(InImage("docker"), bench.profile()) == b"image"
+    assert sandboxes.system_identity(Named("bubblewrap"), bench.profile()) == bench.profile().identity()
+
+
 def working(name: str) -> Callable[..., Awaitable[Sandbox]]:
     async def start(profile: Profile, options: Options) -> Sandbox:
         return Named(name)
