@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from executors.interfaces import Sandbox
-from executors.testing import SandboxContract
+from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
+from executors.testing.equality import Restoring
 from store.files import Owner
+from store.interfaces import Objects
 from tests.dockerd.daemon import TestDaemon
-from tests.executors import bench
+from tests.executors import bench, docker_bench
 from tests.executors.docker_bench import Supply
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,3 +47,28 @@ class TestSandbox(SandboxContract):
     @pytest.fixture
     def owner(self) -> Owner | None:
         return bench.owner()
+
+
+@pytest.mark.slow
+class TestExecutor(ExecutorContract):
+    @pytest.fixture
+    def make_executor(self, supply: Supply, tmp_path: Path) -> MakeExecutor:
+        return docker_bench.maker(supply, tmp_path, "overlay")
+
+    @pytest.fixture
+    def other_executors(self, supply: Supply, tmp_path: Path) -> list[MakeExecutor]:
+        return [docker_bench.maker(supply, tmp_path, "copy")]
+
+    # As the contract's own, on the loop that the shared sandbox lives on.
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def history(self, make_executor: MakeExecutor, objects: Objects) -> AsyncIterator[History]:
+        async with make_executor(objects) as executor:
+            yield History(executor, objects)
+
+    @pytest_asyncio.fixture(loop_scope="module", params=["live", "restored"])
+    async def session(
+        self, request: pytest.FixtureRequest, make_executor: MakeExecutor, objects: Objects
+    ) -> AsyncIterator[History]:
+        async with make_executor(objects) as executor:
+            yield History(executor if request.param == "live" else Restoring(make_executor, objects), objects)
