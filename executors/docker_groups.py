@@ -34,7 +34,7 @@ def make_groups(own: dict[str, str], pid: int) -> tuple[cgroups.Cgroups | None, 
 def group_of(pid: int, identity: str) -> cgroups.Group | None:
     """Docker's own group of the container of this id, as it is seen from here, for whoever may only read; None if it is not."""
     try:
-        own = groups_of(pid)
+        own = cgroups.groups_of(Path(f"/proc/{pid}/cgroup"))
         version = 2 if (_ROOT / "cgroup.controllers").exists() else 1
         names = dict.fromkeys(("memory", "pids"), "") if version == 2 else {name: name for name in _RUN_CONTROLLERS}
         paths = {controller: own[name].lstrip("/") for controller, name in names.items() if name in own}
