@@ -23,8 +23,9 @@ test: .venv/.stamp ## run the tests
 soak: .venv/.stamp ## run the long batteries
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(SOAKED)
 
-bench: .venv/.bench ## measure the store beside git, restic, borg and tar
+bench: .venv/.bench ## measure the store beside git, restic, borg and tar, and sandboxes beside bare programs
 	@$(BIN)/python benchmarks/store.py --full
+	@$(BIN)/python benchmarks/sandboxes.py --full
 
 .venv/.bench: .venv/.stamp benchmarks/requirements.lock
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps --only-binary :all: \

@@ -48,6 +48,11 @@ class Results(msgspec.Struct):
     def verdicts(self) -> list[Verdict]:
         return verdicts(self.answers, SANDBOX_BUDGETS)
 
+    @property
+    def exit_status(self) -> int:
+        """1 when runs have left something."""
+        return 1 if any(found.differences for found in self.left) else 0
+
 
 def main() -> int:
     arguments = _arguments()
@@ -71,7 +76,7 @@ def main() -> int:
         PAGE.keep(results)
         PAGE.write(render(results), sandboxes_svg(results.answers))
         console.print(f"wrote {PAGE.results.relative_to(trees.ROOT)} and the page beside it", highlight=False)
-    return 1 if any(found.differences for found in results.left) else 0
+    return results.exit_status
 
 
 def measure(context: Context, arguments: argparse.Namespace, console: Console) -> Results:
