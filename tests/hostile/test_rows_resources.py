@@ -81,8 +81,8 @@ ROWS = (
            "\n        f.write(bytes(16 << 20)); f.flush()\n    time.sleep(600)\nthreading.Thread(target=take).start()\nctypes.CDLL(None).pthread_exit(0)", limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk in the deep", "import os\nfor _ in range(400):\n    os.mkdir('n'); os.chdir('n')\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk behind closed folders", "import os\nos.mkdir('d'); os.chdir('d'); os.chmod('.', 0o300)\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
-    Greedy("the disk under moving names", "import os, threading\nos.mkdir('a'); os.mkdir('a/d')\ndef move():\n    while True:\n        for x, y in (('a', 'b'), ('b', 'a')):\n"
-           "            os.rename(x, y)\nthreading.Thread(target=move, daemon=True).start()\nd = os.open('a/d' if os.path.exists('a/d') else 'b/d', os.O_RDONLY)\nos.fchdir(d)\n" + FILL,
+    Greedy("the disk under moving names", "import os, threading\nos.mkdir('a'); os.mkdir('a/d'); d = os.open('a/d', os.O_RDONLY)\ndef move():\n    while True:\n        for x, y in (('a', 'b'), ('b', 'a')):\n"
+           "            os.rename('/work/' + x, '/work/' + y)\nthreading.Thread(target=move, daemon=True).start()\nos.fchdir(d)\n" + FILL,
            limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk by a child that outlives its parent", "(head -c 900000000 /dev/zero > x) & disown; sleep 600", "bash", LONG, DISK, "disk"),
     Greedy("the disk by extended attributes and directories", "import os\nfor n in range(1 << 20): os.mkdir(f'{n:0200}')" + STAY, limits=LONG, endings=INODES, hit="inodes"),
