@@ -7,8 +7,9 @@ from typing import Literal
 
 import msgspec
 
+from executors import egress
 from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE
-from executors.launched import Confiner, LaunchedSandbox, is_reachable, lies_in_etc, staged
+from executors.launched import Confiner, LaunchedSandbox, comes_with_etc, is_reachable, staged
 from executors.paths import SCRATCH, WORK
 from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
 from executors.sandboxes import Options, check_settings
@@ -25,13 +26,15 @@ class BubblewrapSettings(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...]
     probe_parent: Path
     workspace: Literal["auto", "overlay", "copy"] = "auto"
+    egress: dict[str, str] = {}
+    """The settings among `egress.SETTINGS`."""
 
 
 async def start(profile: Profile, options: Options) -> BubblewrapSandbox:
-    """`StartSandbox`. The setting `program` is the bwrap to use. Raises SandboxUnavailable."""
-    check_settings("bubblewrap", options, ("program",))
+    """`StartSandbox`. The setting `program` is the bwrap to use; others are `egress.SETTINGS`. Raises SandboxUnavailable."""
+    check_settings("bubblewrap", options, ("program", *egress.SETTINGS))
     bwrap, libraries = find_bubblewrap(options.settings.get("program"))
-    settings = BubblewrapSettings(bwrap, libraries, options.probe_parent, options.workspace)
+    settings = BubblewrapSettings(bwrap, libraries, options.probe_parent, options.workspace, options.settings)
     return await BubblewrapSandbox.start(profile, settings)
 
 
@@ -43,7 +46,7 @@ class BubblewrapSandbox(LaunchedSandbox):
         """As `launch`. Raises SandboxUnavailable."""
         command = ("bwrap", "--args", str(ARGUMENTS_DESCRIPTOR), "--", "/bin/sh", "-c", GATE, "sh")
         confiner = Confiner("bubblewrap", settings.bwrap, settings.libraries, command, _arguments)
-        return await cls.launch(profile, confiner, Options(settings.probe_parent, settings.workspace))
+        return await cls.launch(profile, confiner, Options(settings.probe_parent, settings.workspace, settings.egress))
 
 
 def _arguments(profile: Profile, stage: str, cell: str, network: Network) -> list[str]:
@@ -71,7 +74,7 @@ def _system(profile: Profile, stage: str) -> list[str]:
     for target, path in profile.links:
         arguments += ["--symlink", target, path]
     for source, target in profile.binds:
-        if is_reachable(source) and not lies_in_etc(target):
+        if is_reachable(source) and not comes_with_etc(source, target):
             arguments += ["--ro-bind", source, target]
     # As a whole: for each path that it binds bwrap reads the table of mounts, which grows by each.
     arguments += ["--ro-bind", f"{stage}/root/etc", "/etc"]
@@ -90,6 +93,6 @@ def _places(profile: Profile, stage: str, cell: str) -> list[str]:
         arguments += ["--bind", f"{stage}/{cell}/scratch/{folder.decode()}", path]
     for source, target in profile.binds:
         # After scratch: what is shown may lie below /mnt or /tmp, and must not be hidden by it.
-        if not is_reachable(source) and not lies_in_etc(target):
+        if not is_reachable(source) and not comes_with_etc(source, target):
             arguments += ["--ro-bind", f"{stage}/{staged(target)}", target]
     return [*arguments, "--bind", f"{stage}/{cell}/work", WORK, "--chdir", WORK, "--remount-ro", "/"]

@@ -86,3 +86,11 @@ def within_our_own(name: str, value: int) -> int:
     if ceiling == resource.RLIM_INFINITY:
         return value
     return ceiling if value == resource.RLIM_INFINITY else min(value, ceiling)
+
+
+def memory_file(data: bytes) -> int:
+    """A descriptor to read `data` from, of any size."""
+    descriptor = os.memfd_create("psf", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

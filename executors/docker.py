@@ -8,6 +8,7 @@ daemon, and both kinds of sandbox give the same answers. That needs root, on the
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -18,14 +19,15 @@ from typing import Any
 import blake3
 import msgspec
 
-from executors import docker_container, instance
+from executors import docker_container, egress, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
 from executors.docker_daemon import OWN_IMAGE, Daemon
 from executors.docker_exec import DockerExecSandbox
 from executors.docker_pool import Pool, Warm
+from executors.egress import Egress
 from executors.errors import SandboxBroken, SandboxUnavailable
-from executors.interfaces import Capabilities, Cell, Job, Sandbox
+from executors.interfaces import Capabilities, Cell, Job, RunResult, Sandbox
 from executors.launched import LaunchedCell, probe_folder, resource_limits
 from executors.launcher import Answer, Launcher
 from executors.paths import SCRATCH, WORK
@@ -45,11 +47,11 @@ _NAMESPACED_PROCESSES = 8
 
 
 async def start(profile: Profile, options: Options) -> Sandbox:
-    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`, `runtime`. Raises SandboxUnavailable.
+    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`, `runtime`, `egress.SETTINGS`. Raises SandboxUnavailable.
 
     Containers are entered where they can be: not by a plain user, nor those of a runtime that was chosen.
     """
-    check_settings("docker", options, ("image", "base_url", "work_dir", "runtime"))
+    check_settings("docker", options, ("image", "base_url", "work_dir", "runtime", *egress.SETTINGS))
     given = options.settings
     settings = DockerSettings(
         given.get("image", OWN_IMAGE),
@@ -58,6 +60,7 @@ async def start(profile: Profile, options: Options) -> Sandbox:
         base_url=given.get("base_url"),
         runtime=given.get("runtime"),
         work_dir=given.get("work_dir", WORK),
+        egress=egress.configured("docker", given),
     )
     if settings.runtime is not None or not profile.privileged:
         return await DockerExecSandbox.start(profile, settings)
@@ -69,6 +72,7 @@ class DockerSandbox:
 
     def __init__(self, profile: Profile, settings: DockerSettings, daemon: Daemon, launcher: Launcher) -> None:
         self._profile, self._settings, self._daemon, self._launcher = profile, settings, daemon, launcher
+        self._egress = settings.egress
         configuration = docker_container.configuration(profile, settings, instance.own_name())
         self._pool = Pool(daemon, configuration, settings.warm_containers)
         self._restarting = asyncio.Lock()
@@ -125,7 +129,9 @@ class DockerSandbox:
                 overlay = await self._try_overlay(folder)
             if overlay is not None:
                 await self._try_program(BindMount(str(folder)))
-        self.capabilities = _capabilities(self._profile, container.facts, overlay)
+            run_true = functools.partial(self._run_true, BindMount(str(folder)))
+            self._egress = await egress.tried(self._egress, run_true)
+        self.capabilities = egress.told(_capabilities(self._profile, container.facts, overlay), self._egress)
 
     async def _try_overlay(self, folder: Path) -> str | None:
         """None when a program runs on an overlay, else why not."""
@@ -140,18 +146,22 @@ class DockerSandbox:
             return error.detail or str(error)
         return None
 
+    async def _run_true(self, mount: OverlayMount | BindMount, limits: Limits) -> RunResult:
+        async with self.open(mount, limits) as cell:
+            return await cell.run(Job(("true",), (), b"", limits))
+
     async def _try_program(self, mount: OverlayMount | BindMount) -> None:
-        async with self.open(mount, Limits()) as cell:
-            result = await cell.run(Job(("true",), (), b"", Limits()))
+        result = await self._run_true(mount, Limits())
         if result.exit_code != 0:
             words = result.stderr.data.decode(errors="replace").strip() or result.ending.value
             raise SandboxUnavailable(f"the image {self._settings.image} cannot run `true`: {words}")
 
     @asynccontextmanager
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
+        self._egress.order(limits)  # before anything is done for a run that cannot be
         launcher = await self._living_launcher()
         container = await self._pool.take(launcher)
-        cell = _DockerCell(self._profile, self._settings, self._environment, container)
+        cell = _DockerCell(self._profile, self._settings, self._environment, container, self._egress)
         try:
             await cell.open(mount, limits)
         except BaseException:
@@ -192,9 +202,15 @@ class DockerSandbox:
 
 class _DockerCell(LaunchedCell):
     def __init__(
-        self, profile: Profile, settings: DockerSettings, environment: dict[str, str], container: Warm
+        self,
+        profile: Profile,
+        settings: DockerSettings,
+        environment: dict[str, str],
+        container: Warm,
+        egress: Egress,
     ) -> None:
         super().__init__("docker", container.launcher, -1)
+        self._egress = egress
         self._profile, self._settings, self._environment, self._container = profile, settings, environment, container
 
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> None:
@@ -224,6 +240,8 @@ class _DockerCell(LaunchedCell):
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._container.facts["cgroup"] is not None
         return {
+            "egress": self._egress.order(job.limits),
+            "texts": dict(self._egress.texts()),
             "container": self._container.identity,
             "argv": job.argv,
             "environment": environment,

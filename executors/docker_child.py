@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from executors import docker_kernel as kernel
+from executors import docker_mounts
 from executors.child import set_limit
+from executors.kernel import make_mounts_private
 
 INSIDE_ID = 1000
 UNCLEAN, NOT_STARTED = 3, 125
@@ -103,6 +105,10 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         kernel.join_namespaces(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS)
         if message["network"] == "none":
             kernel.leave_namespaces(kernel.CLONE_NEWNET)  # in a new one the loopback is down
+        if message["egress"] is not None:
+            kernel.leave_namespaces(kernel.CLONE_NEWNS)  # the container's other runs see other files
+            make_mounts_private()
+            docker_mounts.show_texts(message["texts"])
         # Of its own: what programs leave in an ipc namespace outlives them; and where a group lies tells how many ran before.
         kernel.leave_namespaces(kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
         for target, descriptor in enumerate(entry.standard):
@@ -112,6 +118,9 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         for name, pair in message["rlimits"].items():
             set_limit(name, *pair)
         _change_user(entry.user, link, own_pid)
+        if message["egress"] is not None:
+            # Of its own, and its user namespace's: the container's is for all its runs, and stays without a way out.
+            kernel.leave_namespaces(kernel.CLONE_NEWNET)
         # Counts this run alone only when it is set inside the user namespace.
         set_limit("NPROC", message["processes"], message["processes"])
         os.chdir(message["work_dir"])

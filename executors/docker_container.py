@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from executors import seccomp
+from executors.egress import Egress
 from executors.paths import SCRATCH, WORK
 from executors.profile import Profile
 
@@ -57,6 +58,7 @@ class DockerSettings(msgspec.Struct, frozen=True):
     pull: Literal["never", "missing"] = "never"
     patience_s: float = 60.0
     """How long the daemon may take for one answer."""
+    egress: Egress = Egress("docker")
 
 
 def fault(settings: DockerSettings) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import blake3
 import msgspec
 
-from executors import docker_container, docker_exec_container, instance
+from executors import docker_container, docker_exec_container, egress, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
 from executors.docker_daemon import Started
@@ -36,6 +36,7 @@ from store.workspace import BindMount, OverlayMount
 
 _Value = TypeVar("_Value")
 _UNIX = "unix://"
+_NO_EGRESS = "its rules are made in the network namespace of a run, which only the launcher of root's server enters, with the default runtime"
 _PROBE = """
 read -r word < given; echo "$word" > made || exit 1
 while read -r name value _; do case $name in Seccomp:) echo "$word $value";; esac; done < /proc/self/status
@@ -48,6 +49,7 @@ class DockerExecSandbox:
     def __init__(self, profile: Profile, settings: DockerSettings, daemon: ExecDaemon, folders: HostFolders) -> None:
         self._profile, self._settings, self._daemon, self._folders = profile, settings, daemon, folders
         self._environment = docker_container.environment(profile, settings, daemon.image_variables)
+        self._egress = msgspec.structs.replace(settings.egress, lack=_NO_EGRESS)
         self._machine = _machine()
         self._running: dict[str, Started] = {}
         self._closed = False
@@ -99,7 +101,8 @@ class DockerExecSandbox:
                 overlay = "what the daemon mounts is root's to read"
             elif self._settings.workspace != "copy":
                 overlay = await self._try_overlay(folder)
-        self.capabilities = _capabilities(self._profile, self._settings, {**self._daemon.facts, **facts}, overlay)
+        capabilities = _capabilities(self._profile, self._settings, {**self._daemon.facts, **facts}, overlay)
+        self.capabilities = egress.told(capabilities, self._egress)
 
     async def _try_overlay(self, folder: Path) -> str | None:
         """None when a program runs on an overlay, else why not."""
@@ -133,6 +136,7 @@ class DockerExecSandbox:
 
     @asynccontextmanager
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
+        self._egress.order(limits)  # before anything is done for a run that cannot be
         scratch = await self._in_thread(self._folders.make_scratch)
         try:
             descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -256,13 +256,14 @@ class ContainerLauncher(launcher_process.Launcher):
 
     def _conclude(self, job: _ContainerJob) -> None:
         del self._jobs[job.identity]
-        if job.gate is not None:
-            self._unwatch_gate(job).close()
+        self._unwatch(job)
         said = json.loads(os.read(job.said, 4096) or b"{}")
         if job.outer_status != 0:
             job.container.end()
         facts: Message
-        if job.started_s is not None and not said:
+        if job.fault is not None:
+            facts = {"error": job.fault}
+        elif job.started_s is not None and not said:
             facts = {"error": "the container was ended from outside while a program ran in it"}
         else:
             ended_s = said.get("ended_s", job.ended_s)

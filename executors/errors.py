@@ -30,6 +30,12 @@ class SandboxBroken(ExecutorError):
         """What is for the log only: it may name paths of the host."""
 
 
+class EgressUnavailable(ExecutorError):
+    """A run asks for egress, which its sandbox cannot give here. Nothing ran. The message says what is missing."""
+
+    code = "egress_unavailable"
+
+
 class Overloaded(ExecutorError):
     """Too much is asked for at once. `reason` says of what."""
 

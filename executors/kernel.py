@@ -19,11 +19,13 @@ _MNT_DETACH = 2
 _AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CREATE = 0, 1, 6
 _FSMOUNT_CLOEXEC = 1
-_MOUNT_ATTRIBUTES_NOSUID_NODEV = 2 | 4
+_MOUNT_ATTRIBUTE_NOSUID, _MOUNT_ATTRIBUTE_NODEV = 2, 4
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 
 # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes) and PIDFD_INFO_EXIT, from linux/pidfd.h (Linux 6.15).
@@ -51,6 +53,19 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags), "unshare")
 
 
+def enter(namespace: int) -> None:
+    """Enter the namespace that a descriptor stands for."""
+    _checked(_libc.setns(namespace, 0), "setns")
+
+
+def keep_capability(capability: int) -> None:
+    """Have this one, below 32, of those that we have now, and keep it when we become another program."""
+    header, data = struct.pack("Ii", _CAPABILITY_VERSION_3, 0), struct.pack("6I", *[1 << capability] * 3, 0, 0, 0)
+    _checked(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), "capset")
+    raised = (ctypes.c_ulong(value) for value in (_PR_CAP_AMBIENT_RAISE, capability, 0, 0))
+    _checked(_libc.prctl(_PR_CAP_AMBIENT, *raised), "keep a capability")
+
+
 def become_subreaper() -> None:
     """Orphans among our descendants become our children, so that we can reap them."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1)), "prctl")
@@ -76,8 +91,11 @@ def unmount(target: str, *, detach: bool = False) -> None:
     _checked(_libc.umount2(os.fsencode(target), _MNT_DETACH if detach else 0), f"umount {target}")
 
 
-def mount(kind: str, target: str, options: list[tuple[str, str | None]]) -> None:
-    """Mount a new file system, nosuid and nodev. Relative names in options are resolved, and shown, relative to the cwd."""
+def mount(kind: str, target: str, options: list[tuple[str, str | None]], *, devices: bool = False) -> None:
+    """Mount a new file system, nosuid, and nodev unless `devices`.
+
+    Relative names in options are resolved, and shown, relative to the cwd.
+    """
     context = _syscall(_FSOPEN, f"fsopen {kind}", kind.encode(), 1)
     try:
         for key, value in options:
@@ -85,7 +103,8 @@ def mount(kind: str, target: str, options: list[tuple[str, str | None]]) -> None
             data = None if value is None else os.fsencode(value)
             _syscall(_FSCONFIG, f"{kind} option {key}", context, command, key.encode(), data, 0)
         _syscall(_FSCONFIG, f"mount {kind}", context, _FSCONFIG_CREATE, None, None, 0)
-        tree = _syscall(_FSMOUNT, f"fsmount {kind}", context, _FSMOUNT_CLOEXEC, _MOUNT_ATTRIBUTES_NOSUID_NODEV)
+        attributes = _MOUNT_ATTRIBUTE_NOSUID if devices else _MOUNT_ATTRIBUTE_NOSUID | _MOUNT_ATTRIBUTE_NODEV
+        tree = _syscall(_FSMOUNT, f"fsmount {kind}", context, _FSMOUNT_CLOEXEC, attributes)
     finally:
         os.close(context)
     try:
@@ -105,3 +124,17 @@ def exit_status(pidfd: int) -> int | None:
     status: int
     (mask,), (status,) = struct.unpack_from("Q", info), struct.unpack_from("i", info, 60)
     return status if mask & _PIDFD_INFO_EXIT else None
+
+
+def tells_exit_status() -> bool:
+    """Whether `exit_status` works here."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.waitpid(pid, 0)
+        status = exit_status(pidfd)
+    finally:
+        os.close(pidfd)
+    return status is not None and os.waitstatus_to_exitcode(status) == 7

@@ -21,7 +21,9 @@ from typing import Any, Self
 
 import msgspec
 
+from executors import egress
 from executors.completion import completed
+from executors.egress import Egress
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
 from executors.launcher import Answer, Launcher
@@ -36,6 +38,7 @@ from store.workspace import BindMount, OverlayMount
 _log = logging.getLogger(__name__)
 _KILL_PATIENCE_S = 20.0
 _ENV = "/usr/bin/env"
+_STAGED = "on the stage"
 _PROCESSES_OF_OURS = 2
 """What confines outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
 
@@ -66,6 +69,7 @@ class LaunchedSandbox:
         self, profile: Profile, confiner: Confiner, options: Options, launcher: Launcher, facts: dict[str, Any]
     ) -> None:
         self._profile, self._confiner, self._options = profile, confiner, options
+        self._egress = egress.configured(confiner.sandbox, options.settings)
         self._launcher, self._facts = launcher, facts
         self._numbers = itertools.count(1)
         self._restarting = asyncio.Lock()
@@ -78,7 +82,7 @@ class LaunchedSandbox:
 
         Raises SandboxUnavailable when there are no namespaces to be had, or no program can be started in them.
         """
-        launcher, facts = await _start_launcher(profile, confiner, options.probe_parent)
+        launcher, facts = await _start_launcher(profile, confiner, options)
         sandbox = cls(profile, confiner, options, launcher, facts)
         try:
             await sandbox._try()
@@ -88,20 +92,27 @@ class LaunchedSandbox:
         return sandbox
 
     async def _try(self) -> None:
-        """Run a program, before anybody relies on it."""
-        with probe_folder(self._options.probe_parent) as folder:
-            try:
-                async with self.open(BindMount(str(folder)), Limits()) as cell:
-                    result = await cell.run(Job(("true",), (), b"", Limits()))
-            except SandboxBroken as error:
-                raise SandboxUnavailable(
-                    f"{self._confiner.sandbox} cannot start a program here: {error.detail or error}"
-                ) from None
+        """Run a program, before anybody relies on it; and one that has a way out, if that can be had."""
+        try:
+            result, self._egress = await asyncio.gather(
+                self._run_true(Limits()), egress.tried(self._egress, self._run_true)
+            )
+        except SandboxBroken as error:
+            raise SandboxUnavailable(
+                f"{self._confiner.sandbox} cannot start a program here: {error.detail or error}"
+            ) from None
         if result.exit_code != 0:
             raise SandboxUnavailable(f"{self._confiner.sandbox} cannot run `true` here: {result}")
+        self.capabilities = egress.told(self.capabilities, self._egress)
+
+    async def _run_true(self, limits: Limits) -> RunResult:
+        with probe_folder(self._options.probe_parent) as folder:
+            async with self.open(BindMount(str(folder)), limits) as cell:
+                return await cell.run(Job(("true",), (), b"", limits))
 
     @asynccontextmanager
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
+        self._egress.order(limits)  # before anything is done for a run that cannot be
         launcher = await self._living_launcher()
         name = f"cell-{next(self._numbers)}"
         scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _scratch_folders()}
@@ -113,7 +124,7 @@ class LaunchedSandbox:
         opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
         answer = await completed(opening, undo=close)
         try:
-            yield _ConfinedCell(self._profile, self._confiner, self._facts, launcher, name, answer[1][0])
+            yield _ConfinedCell(self._profile, self._confiner, self._facts, launcher, name, answer[1][0], self._egress)
         finally:
             await completed(close(answer))
 
@@ -132,8 +143,7 @@ class LaunchedSandbox:
 
     async def _restart(self) -> None:
         await self._launcher.close()
-        probe_parent = self._options.probe_parent
-        self._launcher, self._facts = await _start_launcher(self._profile, self._confiner, probe_parent)
+        self._launcher, self._facts = await _start_launcher(self._profile, self._confiner, self._options)
 
 
 class LaunchedCell(ABC):
@@ -200,9 +210,17 @@ class LaunchedCell(ABC):
 
 class _ConfinedCell(LaunchedCell):
     def __init__(
-        self, profile: Profile, confiner: Confiner, facts: dict[str, Any], launcher: Launcher, name: str, scratch: int
+        self,
+        profile: Profile,
+        confiner: Confiner,
+        facts: dict[str, Any],
+        launcher: Launcher,
+        name: str,
+        scratch: int,
+        egress: Egress,
     ) -> None:
         super().__init__(confiner.sandbox, launcher, scratch)
+        self._egress = egress
         self._profile, self._confiner, self._facts, self._name = profile, confiner, facts, name
 
     def _order(self, job: Job) -> dict[str, Any]:
@@ -213,9 +231,12 @@ class _ConfinedCell(LaunchedCell):
             # It separates what bwrap is told: what follows it would be an order to bwrap.
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._facts["cgroup"] is not None
+        order = self._egress.order(job.limits)
+        profile = self._profile if order is None else _with_texts(self._profile, self._egress)
         return {
             "argv": argv,
-            "arguments": self._confiner.compile(self._profile, self._facts["stage"], self._name, job.limits.network),
+            "egress": order,
+            "arguments": self._confiner.compile(profile, self._facts["stage"], self._name, job.limits.network),
             "network": job.limits.network,
             "rlimits": resource_limits(job.limits, in_group=in_group),
             "memory_bytes": job.limits.memory_bytes,
@@ -231,7 +252,14 @@ class _ConfinedCell(LaunchedCell):
         }
 
 
-async def _start_launcher(profile: Profile, confiner: Confiner, probe_parent: Path) -> tuple[Launcher, dict[str, Any]]:
+def _with_texts(profile: Profile, egress: Egress) -> Profile:
+    """The profile of a program with egress: what it finds in /etc is on the stage, and shown over what others find."""
+    shown = tuple((_STAGED, path) for path, _ in egress.texts())
+    return msgspec.structs.replace(profile, binds=(*profile.binds, *shown))
+
+
+async def _start_launcher(profile: Profile, confiner: Confiner, options: Options) -> tuple[Launcher, dict[str, Any]]:
+    own_texts = egress.configured(confiner.sandbox, options.settings).texts()
     setup = {
         "uid": profile.user.uid,
         "gid": profile.user.gid,
@@ -240,17 +268,20 @@ async def _start_launcher(profile: Profile, confiner: Confiner, probe_parent: Pa
         "command": confiner.command,
         "terminator": confiner.terminator,
         "litters": confiner.litters,
-        "texts": {f"root{path}": text for path, text in profile.texts},
+        "texts": {
+            **{f"root{path}": text for path, text in profile.texts},
+            **{staged(path): text for path, text in own_texts},
+        },
         "binds": _binds(profile),
     }
-    with probe_folder(probe_parent) as folder:
+    with probe_folder(options.probe_parent) as folder:
         return await Launcher.start({**setup, "probe_folder": str(folder)}, profile.filter_program)
 
 
 def _binds(profile: Profile) -> dict[str, str]:
     """What the stage shows of the host: what the sandbox's user cannot reach by itself, and all of /etc that programs see."""
     private = {staged(target): source for source, target in profile.binds if not is_reachable(source)}
-    return private | {f"root{target}": source for source, target in profile.binds if lies_in_etc(target)}
+    return private | {f"root{target}": source for source, target in profile.binds if comes_with_etc(source, target)}
 
 
 @contextmanager
@@ -269,9 +300,9 @@ def is_reachable(path: str) -> bool:
     return path.startswith(("/etc/", "/usr/"))
 
 
-def lies_in_etc(target: str) -> bool:
-    """Whether programs see a path by way of the stage's own /etc, which is whole: with what is the host's and what is made up."""
-    return target.startswith("/etc/")
+def comes_with_etc(source: str, target: str) -> bool:
+    """Whether programs see it by way of the stage's own /etc, which is whole: with what is the host's and what is made up."""
+    return target.startswith("/etc/") and source != _STAGED
 
 
 def staged(target: str) -> str:

@@ -29,8 +29,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from executors import cgroups, child, kernel, stage, watching
-from executors.running import Job, Message
+from executors import cgroups, child, connecting, kernel, stage, watching
+from executors.running import Job, Message, parent
 
 MESSAGE_BYTES_MAX = 1 << 18
 DESCRIPTORS_MAX = 4
@@ -130,7 +130,7 @@ class Launcher:
             cgroup=cgroup_word if self._cgroups else None,
             cgroup_missing=None if self._cgroups else cgroup_word,
             cpus_missing=self._cgroups.cpus_missing if self._cgroups else cgroup_word,
-            exact_status=_tells_exit_status(),
+            exact_status=kernel.tells_exit_status(),
         )
 
     def _try_overlay(self, folder: str) -> str | None:
@@ -251,8 +251,8 @@ class Launcher:
             inner = [
                 *descriptors[:3],
                 inner_gate.fileno(),
-                closed_here(_memory_file(arguments)),
-                closed_here(_memory_file(self._filter)),
+                closed_here(child.memory_file(arguments)),
+                closed_here(child.memory_file(self._filter)),
             ]
             entrances = [closed_here(entrance) for entrance in job.group.open_entrances()] if job.group else []
             launcher = os.getpid()
@@ -264,18 +264,49 @@ class Launcher:
     def _release(self, job: Job) -> None:
         """The program stands at the gate: note who it is and let it go. Or it never came, and the gate is closed."""
         gate = self._unwatch_gate(job)
-        with gate:
+        try:
             _, ancillary, _, _ = gate.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
             pid = _CREDENTIALS.unpack(ancillary[0][2][: _CREDENTIALS.size])[0] if ancillary else 0
             if not pid:
+                gate.close()
                 return
+            job.program_pidfd = os.pidfd_open(pid)
+            job.init_pid = parent(pid)
+            job.init_pidfd = os.pidfd_open(job.init_pid)
+        except (OSError, ValueError):
+            job.doomed = True
+        if job.egress is None or job.doomed:
+            self._let_go(job, gate)
+        else:
+            self._connect(job, gate, pid)
+
+    def _connect(self, job: Job, gate: socket.socket, pid: int) -> None:
+        """Give the program its way out of the machine, and then let it go."""
+        user = (self._uid, self._gid) if self._privileged else None
+        assert job.egress is not None
+        try:
+            connection = connecting.connect(pid, job.egress, user, job.cpu_time_s)
+        except OSError as error:
+            job.fault, job.doomed = str(error), True
+            self._let_go(job, gate)
+            return
+        connection.gate, job.connection = gate, connection
+        self._watch(connection.ready, lambda: self._connected(job))
+
+    def _connected(self, job: Job) -> None:
+        gate = self._unwatch_connection(job)
+        assert gate is not None
+        assert job.connection is not None
+        job.fault = job.connection.fault()
+        job.doomed |= job.fault is not None
+        self._let_go(job, gate)
+
+    def _let_go(self, job: Job, gate: socket.socket) -> None:
+        with gate:
             try:
-                job.program_pidfd = os.pidfd_open(pid)
-                job.init_pid = _parent(pid)
-                job.init_pidfd = os.pidfd_open(job.init_pid)
                 if not job.doomed:
                     gate.send(b"\n")
-            except (OSError, ValueError):
+            except OSError:
                 job.doomed = True
         if job.doomed:
             job.kill_now()
@@ -287,6 +318,20 @@ class Launcher:
         assert job.gate is not None
         gate, job.gate = job.gate, None
         self._selector.unregister(gate.fileno())
+        return gate
+
+    def _unwatch(self, job: Job) -> None:
+        """Wait no more for a job that is over before it began."""
+        gate = self._unwatch_gate(job) if job.gate is not None else self._unwatch_connection(job)
+        if gate is not None:
+            gate.close()
+
+    def _unwatch_connection(self, job: Job) -> socket.socket | None:
+        """Wait no more for a way out; returns the gate that its program stands at, if it does."""
+        if job.connection is None or job.connection.gate is None:
+            return None
+        self._selector.unregister(job.connection.ready)
+        gate, job.connection.gate = job.connection.gate, None
         return gate
 
     def _outer_ended(self, job: Job) -> None:
@@ -308,8 +353,7 @@ class Launcher:
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job.identity]
-        if job.gate is not None:
-            self._unwatch_gate(job).close()
+        self._unwatch(job)
         exact = kernel.exit_status(job.program_pidfd) if job.program_pidfd >= 0 else None
         facts: Message = {
             "started": job.started_s is not None,
@@ -324,6 +368,8 @@ class Launcher:
         if job.group is not None:
             facts["usage"] = job.group.usage()
             job.group.remove()
+        if job.fault is not None:
+            facts["error"] = job.fault
         job.close()
         self._answer({"id": job.identity}, **facts)
 
@@ -334,32 +380,6 @@ class Launcher:
 
     def _watch(self, descriptor: int, act: Any) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
-
-
-def _parent(pid: int) -> int:
-    """Who started a program that stands at the gate: its pid namespace's first process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _tells_exit_status() -> bool:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(7)
-    pidfd = os.pidfd_open(pid)
-    try:
-        os.waitpid(pid, 0)
-        status = kernel.exit_status(pidfd)
-    finally:
-        os.close(pidfd)
-    return status is not None and os.waitstatus_to_exitcode(status) == 7
-
-
-def _memory_file(data: bytes) -> int:
-    """A descriptor to read `data` from, of any size."""
-    descriptor = os.memfd_create("psf", os.MFD_CLOEXEC)
-    os.write(descriptor, data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 def main() -> None:

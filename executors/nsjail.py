@@ -12,6 +12,7 @@ import shutil
 import string
 from pathlib import Path
 
+from executors import egress
 from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE, GATE_DESCRIPTOR
 from executors.errors import OptionRefused, SandboxUnavailable
 from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
@@ -50,8 +51,8 @@ _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/
 
 
 async def start(profile: Profile, options: Options) -> NsjailSandbox:
-    """`StartSandbox`. The setting `program` is the nsjail to use. Raises SandboxUnavailable."""
-    check_settings("nsjail", options, ("program",))
+    """`StartSandbox`. The setting `program` is the nsjail to use; others are `egress.SETTINGS`. Raises SandboxUnavailable."""
+    check_settings("nsjail", options, ("program", *egress.SETTINGS))
     program, libraries = find_nsjail(options.settings.get("program"))
     command = ["nsjail", "--config", f"/proc/self/fd/{ARGUMENTS_DESCRIPTOR}", "--"]
     if profile.filter_program is not None:

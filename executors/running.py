@@ -6,9 +6,13 @@ import os
 import signal
 import socket
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from executors import cgroups, watching
+
+if TYPE_CHECKING:
+    from executors import connecting
 
 Message = dict[str, Any]
 SETUP_PATIENCE_S = 20.0
@@ -27,11 +31,15 @@ class Job:
         self.ended_s = 0.0
         self.outer_pid = self.outer_pidfd = -1
         self.gate: socket.socket | None = None
+        self.egress: dict[str, list[str]] | None = message["egress"]
+        self.connection: connecting.Connection | None = None
+        self.fault: str | None = None
+        """Why it could not be started, when that is no word of the confiner's."""
         self.program_pidfd = self.init_pidfd = self.init_pid = -1
         self.outer_status: int | None = None
         self.timed_out = self.doomed = False
         self._disk, self._maxima = disk, (message["disk_bytes"], message["disk_inodes"])
-        self._cpu_time_s: float = message["cpu_time_s"]
+        self.cpu_time_s: int = message["cpu_time_s"]
         self.look_s: float | None = None
         """When to look next at what it has taken."""
         self.overrun: watching.Overrun | None = None
@@ -40,7 +48,7 @@ class Job:
         """Look at what it has taken so far, and kill it if that is too much."""
         began_s = time.monotonic()
         self.overrun, ended = self._disk.step(*self._maxima, self._processes)
-        if self.group is not None and (self.group.cpu_time_s() or 0) > self._cpu_time_s:
+        if self.group is not None and (self.group.cpu_time_s() or 0) > self.cpu_time_s:
             self.overrun = self.overrun or "cpu"
         if self.overrun:
             self.look_s = None
@@ -77,6 +85,13 @@ class Job:
         self._disk.rest()
         if self.gate is not None:
             self.gate.close()
+        if self.connection is not None:
+            self.connection.end()
         for descriptor in (self.outer_pidfd, self.program_pidfd, self.init_pidfd):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def parent(pid: int) -> int:
+    """Who started a program that stands at the gate: its pid namespace's first process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

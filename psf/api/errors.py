@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from executors.errors import ExecutorError, FilesTooLarge, Overloaded
+from executors.errors import EgressUnavailable, ExecutorError, FilesTooLarge, Overloaded
 from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import GuaranteeMissing, InvalidField, NetworkRefused, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
@@ -29,6 +29,7 @@ _COMPATIBLE = {
     SandboxDiffers: 409,
     NetworkRefused: 403,
     GuaranteeMissing: 501,
+    EgressUnavailable: 501,
     WriterFenced: 503,
     UnsupportedBody: 415,
     BodyTooSlow: 408,
@@ -55,7 +56,7 @@ def to_response(error: Exception, path: str) -> web.Response:
         incident = secrets.token_hex(4)
         _log.error("incident %s", incident, exc_info=error)
         return _shape(500, "internal", f"internal error; the server's log has it as incident {incident}", native)
-    if status >= 500 and not isinstance(error, (Overloaded, GuaranteeMissing)):
+    if status >= 500 and not isinstance(error, (Overloaded, GuaranteeMissing, EgressUnavailable)):
         _log.error("%s: %s", type(error).__name__, error)
     if isinstance(error, InvalidField):
         return _invalid(error, native)
