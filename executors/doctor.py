@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from executors.guarantees import FACILITIES
 from executors.interfaces import Job, RunResult, Sandbox
 from executors.profile import User
 from store.snapshot import Ending, Limits
@@ -86,6 +87,17 @@ for address in {addresses!r}:
         print('reached the host')
     except OSError: pass
 """
+_EGRESS = """
+import socket
+ways_out = {{name for _, name in socket.if_nameindex()}} - {{'lo'}}
+if not ways_out: print('found no way out')
+for host, port in {addresses!r}:
+    for address in (host, *(['10.0.2.2'] if 'tap0' in ways_out else [])):
+        try:
+            socket.create_connection((address, port), timeout=2)
+            print('reached the host')
+        except OSError: pass
+"""
 _MEMORY = """
 import os, time
 for _ in range(4):
@@ -140,6 +152,7 @@ if time.process_time() > 0.6: print('had more than a quarter of a processor')
 """
 _SHORT = msgspec.structs.replace(LIMITS, wall_time_s=0.5)
 _BRIEF = msgspec.structs.replace(LIMITS, cpu_time_s=1)
+_OUTWARD = msgspec.structs.replace(LIMITS, network="egress")
 _SHARED = msgspec.structs.replace(LIMITS, cpus=0.25)
 
 
@@ -156,6 +169,7 @@ def trials(canary: str, addresses: tuple[tuple[str, int], ...]) -> dict[str, Tri
         "identity": Trial(_IDENTITY, _prints_nothing),
         "system_calls": Trial(_SYSTEM_CALLS, _prints_nothing),
         "network": Trial(_NETWORK.format(addresses=addresses), _prints_nothing),
+        "egress": Trial(_EGRESS.format(addresses=addresses), _prints_nothing, _OUTWARD),
         "wall_time": Trial("import time; time.sleep(60)", _ends(Ending.TIMED_OUT), _SHORT),
         "cpu_time": Trial("while True: pass", _ends(Ending.TIMED_OUT), _BRIEF),
         "cpus": Trial(_CPUS, _prints_nothing, _SHARED),
@@ -170,7 +184,7 @@ def trials(canary: str, addresses: tuple[tuple[str, int], ...]) -> dict[str, Tri
 
 
 async def examine(sandbox: Sandbox, folder: Path, owner: User | None) -> dict[str, str | None]:
-    """Try each guarantee that can be tried: name -> None when it held, else what the program got.
+    """Try each guarantee that can be tried, and what more there is: name -> None when it held, else what the program got.
 
     `folder` is an empty folder of ours; what programs write there belongs to `owner`. Raises SandboxBroken.
     """
@@ -182,7 +196,12 @@ async def examine(sandbox: Sandbox, folder: Path, owner: User | None) -> dict[st
         os.chown(work, owner.uid, owner.gid)
     with socket.create_server(("127.0.0.1", 0)) as server:
         addresses = (("127.0.0.1", server.getsockname()[1]),)
-        names = trials(str(canary), addresses)
+        provided = sandbox.capabilities.enforced
+        names = {
+            name: trial
+            for name, trial in trials(str(canary), addresses).items()
+            if name not in FACILITIES or name in provided
+        }
         found = await asyncio.gather(*(_try(sandbox, work, trial) for trial in names.values()))
     return dict(zip(names, found, strict=True))
 

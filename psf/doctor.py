@@ -233,6 +233,7 @@ _REMEDIES = {
     "exit_status": "use Linux 6.15 or newer; in Docker run psf as root and name no runtime",
     "user_id": "run psf as root and name no runtime, or use bubblewrap",
     "scratch": "run psf as root and name no runtime, or use bubblewrap",
+    "egress": "install the Debian packages slirp4netns and nftables, and let /dev/net/tun be opened by all (mode 666); in Docker name no runtime",
     "system_calls": "use a machine of x86_64 or aarch64",
 }
 
