@@ -111,17 +111,19 @@ def rules(own: list[str], allow: list[str], deny: list[str], resolvers: list[str
     names = ", ".join(resolvers or [RESOLVER])
     lines = [
         'oifname "lo" accept',
-        "meta nfproto != ipv4 reject",
+        "meta nfproto != ipv4 goto refused",
         *(f"ip daddr {{ {names} }} {protocol} dport 53 accept" for protocol in ("udp", "tcp")),
-        "ip daddr @never reject",
+        "ip daddr @never goto refused",
         *(["ip daddr @allowed accept"] if allow else []),
-        "ip daddr @private reject",
+        "ip daddr @private goto refused",
     ]
     sets = {"never": [*_NEVER, *own, *deny], "allowed": allow, "private": _PRIVATE}
     return "".join(
         [
             "table inet psf {\n",
             *(f"set {name} {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {', '.join(networks)} }}; }}\n" for name, networks in sets.items() if networks),
+            # Of a refusal that is no reset, a connecting socket hears only when it tries again, a second later.
+            "chain refused { meta l4proto tcp reject with tcp reset; reject; }\n",
             "chain output { type filter hook output priority filter; policy accept;\n",
             *(f"{line}\n" for line in lines),
             "}\n}\n",

@@ -96,6 +96,20 @@ class EgressContract(TrialFixtures):
         assert await trial.says(send(*doors, patience_s=0.3), limits=EGRESS) == ""
         assert outer.came() == set()
 
+    async def test_what_is_refused_is_refused_at_once(self, outer: World, trial: Trial) -> None:
+        source = f"""
+import socket, time
+for address in ('{outside.METADATA}', '{outside.NEIGHBOUR}', '10.0.2.2'):
+    began_s = time.monotonic()
+    try:
+        socket.socket().connect((address, 80))  # blocking: one with a time-out hears of any refusal at once
+    except OSError as error:
+        print(address, error, time.monotonic() - began_s < 0.5)
+"""
+        said = (await trial.says(source, limits=EGRESS)).splitlines()
+        assert len(said) == 3
+        assert all(line.endswith("True") for line in said), said
+
     async def test_a_run_without_egress_reaches_nothing(self, outer: World, trial: Trial) -> None:
         for network in ("loopback", "none"):
             limits = msgspec.structs.replace(LIMITS, network=network)
