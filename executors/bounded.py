@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from executors.errors import Overloaded
-from executors.interfaces import Executor, Request, Result
+from executors.interfaces import Executor, Request, Result, System
 
 
 class BoundedExecutor:
@@ -25,6 +25,9 @@ class BoundedExecutor:
             return await self._inner.execute(request)
         finally:
             self._slots.release()
+
+    async def prepare(self, system: System) -> None:
+        await self._inner.prepare(system)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -22,15 +22,15 @@ import msgspec
 from executors import docker_container, egress, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
-from executors.docker_daemon import OWN_IMAGE, Daemon
+from executors.docker_daemon import Daemon
 from executors.docker_exec import DockerExecSandbox
 from executors.docker_pool import Pool, Warm
 from executors.egress import Egress
-from executors.errors import SandboxBroken, SandboxUnavailable
+from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, RunResult, Sandbox
 from executors.launched import LaunchedCell, probe_folder, resource_limits
 from executors.launcher import Answer, Launcher
-from executors.paths import SCRATCH, WORK
+from executors.paths import SCRATCH
 from executors.profile import VERSION, Profile
 from executors.sandboxes import Options, check_settings
 from store.snapshot import Limits
@@ -42,29 +42,42 @@ _log = logging.getLogger(__name__)
 _LAUNCHER = Path(__file__).with_name("docker_launcher.py")
 _SCRATCH = {path: folder.decode() for path, folder in SCRATCH.items()}
 _UNKNOWN = {"cgroup": None, "cgroup_missing": "not tried", "cpus_missing": "not tried", "label": ""}
+_NUMBERS = ("warm_containers", "memory_bytes", "processes", "cpus")
 _NAMESPACED_PROCESSES = 8
 """The group's limit strikes first, since it counts how often it struck; the other one is this much above it."""
 
 
 async def start(profile: Profile, options: Options) -> Sandbox:
-    """`StartSandbox`. Settings: `image`, `base_url`, `work_dir`, `runtime`, `egress.SETTINGS`. Raises SandboxUnavailable.
+    """`StartSandbox`. Settings: those of `settings_of`. Raises SandboxUnavailable.
 
     Containers are entered where they can be: not by a plain user, nor those of a runtime that was chosen.
     """
-    check_settings("docker", options, ("image", "base_url", "work_dir", "runtime", *egress.SETTINGS))
-    given = options.settings
-    settings = DockerSettings(
-        given.get("image", OWN_IMAGE),
-        options.probe_parent,
-        options.workspace,
-        base_url=given.get("base_url"),
-        runtime=given.get("runtime"),
-        work_dir=given.get("work_dir", WORK),
-        egress=egress.configured("docker", given),
-    )
+    settings = settings_of(options)
     if settings.runtime is not None or not profile.privileged:
         return await DockerExecSandbox.start(profile, settings)
     return await DockerSandbox.start(profile, settings)
+
+
+def settings_of(options: Options) -> DockerSettings:
+    """What the configuration says: `image`, `base_url`, `work_dir`, `runtime`, `pull`, numbers by their names, and `egress.SETTINGS`.
+
+    Raises OptionRefused.
+    """
+    check_settings("docker", options, ("image", "base_url", "work_dir", "runtime", "pull", *_NUMBERS, *egress.SETTINGS))
+    given = options.settings
+    own = docker_container.own_system(given)
+    values: dict[str, Any] = {name: given[name] for name in ("base_url", "runtime", "pull", *_NUMBERS) if name in given}
+    values |= {
+        "image": own.image,
+        "work_dir": own.work_dir,
+        "probe_parent": options.probe_parent,
+        "workspace": options.workspace,
+    }
+    try:
+        settings = msgspec.convert(values, DockerSettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionRefused(f"`sandbox_options`: docker: {error}") from None
+    return msgspec.structs.replace(settings, egress=egress.configured("docker", given))
 
 
 class DockerSandbox:

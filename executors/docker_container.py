@@ -6,6 +6,7 @@ import errno
 import json
 import platform
 import posixpath
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import msgspec
 
 from executors import seccomp
 from executors.egress import Egress
+from executors.interfaces import System
 from executors.paths import SCRATCH, WORK
 from executors.profile import Profile
 
@@ -20,6 +22,11 @@ SERVER_LABEL = "psf.server"
 INIT_COMMAND = ("/bin/sh", "-c", "read -r _")
 """Lives as long as its stdin is open, that is as long as the server."""
 RUNC = "runc"
+OWN_IMAGE = "psf/pybash"
+MEMORY_BYTES, PROCESSES = 8 << 30, 4096
+SPARE_PROCESSES = 64
+"""Of a container, beside those of its run."""
+WORK_DIR_CHARACTERS_MAX = 200
 _INIT_USER = "65534:65534"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLACEHOLDER = "ro,nosuid,nodev,noexec,size=4k,nr_inodes=2,mode=0555"
@@ -52,8 +59,8 @@ class DockerSettings(msgspec.Struct, frozen=True):
     work_dir: str = WORK
     labels: tuple[tuple[str, str], ...] = ()
     warm_containers: int = 4
-    memory_bytes: int = 8 << 30
-    processes: int = 4096
+    memory_bytes: int = MEMORY_BYTES
+    processes: int = PROCESSES
     cpus: float | None = None
     pull: Literal["never", "missing"] = "never"
     patience_s: float = 60.0
@@ -61,24 +68,31 @@ class DockerSettings(msgspec.Struct, frozen=True):
     egress: Egress = Egress("docker")
 
 
+def own_system(given: Mapping[str, str]) -> System:
+    """The image and the work directory of all who ask for no other, from what the configuration says."""
+    return System(given.get("image", OWN_IMAGE), given.get("work_dir", WORK))
+
+
 def fault(settings: DockerSettings) -> str | None:
     """What is wrong with the settings and what would be right, or None."""
-    work = settings.work_dir
-    taken = next(
-        (path for path in (*SCRATCH, *_TAKEN) if f"{work}/".startswith(f"{path}/") or path.startswith(f"{work}/")), None
-    )
-    if (
-        posixpath.normpath(work) != work
-        or not work.startswith("/")
-        or work.startswith("//")
-        or ":" in work
-        or work == "/"
-    ):
-        return f"`work_dir`: {work!r} is not an absolute path such as {WORK}"
-    if taken is not None:
-        return f"`work_dir`: {work} and {taken} are in each other's way; choose another folder, such as {WORK}"
+    fault = work_dir_fault(settings.work_dir)
+    if fault is not None:
+        return f"`work_dir`: {fault}"
     if settings.warm_containers < 0:
         return f"`warm_containers`: {settings.warm_containers} is below 0"
+    return None
+
+
+def work_dir_fault(path: str) -> str | None:
+    """Why the work directory cannot lie at `path`, and what would be right; or None."""
+    plain = path.startswith("/") and not path.startswith("//") and path != "/" and posixpath.normpath(path) == path
+    if not plain or len(path) > WORK_DIR_CHARACTERS_MAX or not path.isprintable() or ":" in path or "," in path:
+        return f"{path[:200]!r} is not an absolute path such as {WORK}"
+    taken = next(
+        (one for one in (*SCRATCH, *_TAKEN) if f"{path}/".startswith(f"{one}/") or one.startswith(f"{path}/")), None
+    )
+    if taken is not None:
+        return f"{path} and {taken} are in each other's way; choose another folder, such as {WORK}"
     return None
 
 

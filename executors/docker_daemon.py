@@ -21,7 +21,7 @@ import requests.exceptions
 
 from executors import instance
 from executors.completion import completed
-from executors.docker_container import RUNC, SERVER_LABEL, DockerSettings
+from executors.docker_container import OWN_IMAGE, RUNC, SERVER_LABEL, DockerSettings
 from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ _THREADS = 4
 _INIT_PATIENCE_S = 2.0
 _CONFLICT = 409
 DEFAULT_URL = "unix:///var/run/docker.sock"
-OWN_IMAGE = "psf/pybash"
 _OWN_RECIPE = Path(__file__).parent / "images" / "pybash.Dockerfile"
 _Value = TypeVar("_Value")
 

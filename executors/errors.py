@@ -19,6 +19,12 @@ class OptionRefused(SandboxUnavailable):
     """What the configuration tells a sandbox makes no sense. Another sandbox must not be taken instead: this one is meant."""
 
 
+class SystemUnknown(ExecutorError):
+    """A session asks for an image or a work directory that its server does not have. The message says what would do."""
+
+    code = "system_unknown"
+
+
 class SandboxBroken(ExecutorError):
     """The sandbox failed while it was setting up, running or cleaning: nothing may be concluded about the program."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from executors.interfaces import Output, Request, Result, RunResult, Usage
+from executors.interfaces import Output, Request, Result, RunResult, System, Usage
 from store.edit import FileEdit, put_files
 from store.interfaces import Objects
 from store.snapshot import Ending
@@ -23,11 +23,12 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class FakeExecutor:
-    """`Executor` that runs nothing. `play` says what a request does; `requests` are those seen."""
+    """`Executor` that runs nothing. `play` says what a request does; `requests` are those seen, `prepared` the systems that were asked for."""
 
     def __init__(self, objects: Objects, play: Callable[[Request], Script]) -> None:
         self._objects, self._play = objects, play
         self.requests: list[Request] = []
+        self.prepared: list[System] = []
         self.closed = False
 
     async def execute(self, request: Request) -> Result:
@@ -47,7 +48,10 @@ class FakeExecutor:
             (),
             Usage(0.001),
         )
-        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False)
+        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False, system=b"fake")
+
+    async def prepare(self, system: System) -> None:
+        self.prepared.append(system)
 
     async def close(self) -> None:
         self.closed = True

@@ -18,6 +18,16 @@ from store.workspace import BindMount, OverlayMount
 Keep = Literal["all", "fetched", "nothing"]
 
 
+class System(msgspec.Struct, frozen=True):
+    """What a session asks of the system that its programs see: an image, and where the work directory lies. '': as the server has it."""
+
+    image: str = ""
+    work_dir: str = ""
+
+
+OWN_SYSTEM = System()
+
+
 class Job(msgspec.Struct, frozen=True):
     """One process to run: what, with what, within what."""
 
@@ -136,12 +146,14 @@ class Request(msgspec.Struct, frozen=True):
     files: tuple[tuple[str, bytes], ...]
     fetch: tuple[str, ...]
     keep: Keep
+    system: System = OWN_SYSTEM
 
 
 class Result(msgspec.Struct, frozen=True):
     """What a step left: the tree afterwards, the stages that ran, the files asked for by the names they were asked under.
 
-    A limit that capture reached (entries, bytes) counts as reached by the last stage.
+    A limit that capture reached (entries, bytes) counts as reached by the last stage. `system` is the digest of the system that
+    programs saw: what a result may depend on beside the request.
     """
 
     tree: TreeId
@@ -149,6 +161,7 @@ class Result(msgspec.Struct, frozen=True):
     fetched: dict[str, bytes]
     left_out: tuple[LeftOut, ...]
     warm: bool
+    system: bytes = b""
 
 
 class Executor(Protocol):
@@ -157,6 +170,10 @@ class Executor(Protocol):
 
         Objects of the new tree are put into the store but not synced: the caller makes them durable with its snapshot.
         """
+        ...
+
+    async def prepare(self, system: System) -> None:
+        """See that a system can be had, before a session relies on it. Raises ExecutorError, saying what is missing."""
         ...
 
     async def close(self) -> None: ...

@@ -14,8 +14,9 @@ import msgspec
 from executors import paths
 from executors.completion import completed
 from executors.errors import FilesTooLarge
-from executors.interfaces import Cell, Job, Request, Result, RunResult, Sandbox
-from executors.paths import WORK, Place
+from executors.interfaces import Cell, Job, Request, Result, RunResult, System
+from executors.paths import Place
+from executors.systems import Site, Systems
 from store.capture import Captured
 from store.edit import FileEdit, place_file, put_files
 from store.files import Files, Owner, open_directory
@@ -55,32 +56,37 @@ class _Gathered(msgspec.Struct):
 
 
 class LocalExecutor:
-    """`Executor` on this machine. Owns its sandbox and its workspaces."""
+    """`Executor` on this machine. Owns its sandboxes and its workspaces."""
 
     def __init__(
         self,
-        sandbox: Sandbox,
+        systems: Systems,
         workspaces: Workspaces,
         objects: Objects,
         owner: Owner | None,
         files: Files | None = None,
     ) -> None:
-        self._sandbox, self._workspaces, self._objects, self._owner = sandbox, workspaces, objects, owner
+        self._systems, self._workspaces, self._objects, self._owner = systems, workspaces, objects, owner
         self._files = files or Files()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="psf-store")
 
     async def execute(self, request: Request) -> Result:
-        workspace = await self._in_thread(lambda: self._acquire(request), undo=self._discard)
-        try:
-            stages, gathered = await self._run(request, workspace)
-        except BaseException:
-            # Cancelled or broken: whatever lies in it is not a known tree.
-            await self._discard(workspace)
-            raise
-        return await self._in_thread(lambda: self._capture(request, workspace, stages, gathered))
+        async with self._systems.site(request.system) as site:
+            workspace = await self._in_thread(lambda: self._acquire(request, site), undo=self._discard)
+            try:
+                stages, gathered = await self._run(request, site, workspace)
+            except BaseException:
+                # Cancelled or broken: whatever lies in it is not a known tree.
+                await self._discard(workspace)
+                raise
+            return await self._in_thread(lambda: self._capture(request, site, workspace, stages, gathered))
+
+    async def prepare(self, system: System) -> None:
+        async with self._systems.site(system):
+            pass
 
     async def close(self) -> None:
-        await self._sandbox.close()
+        await self._systems.close()
         await self._in_thread(self._workspaces.close)
         self._threads.shutdown()
 
@@ -95,7 +101,7 @@ class LocalExecutor:
     async def _discard(self, workspace: Workspace) -> None:
         await self._in_thread(lambda: self._workspaces.discard(workspace))
 
-    def _acquire(self, request: Request) -> Workspace:
+    def _acquire(self, request: Request, site: Site) -> Workspace:
         workspace = self._workspaces.acquire(request.tree)
         try:
             directory = open_directory(str(workspace.writable))
@@ -103,7 +109,7 @@ class LocalExecutor:
                 status, time_s = os.fstat(directory), logical_time_s(request.number)
                 self._place(directory, (request.program_name.encode(),), request.program, time_s)
                 for name, data in request.files:
-                    place = _resolved(name)
+                    place = _resolved(name, site)
                     if place is not None and place.scratch is None:
                         self._place(directory, place.path, data, time_s)
                 os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -117,9 +123,9 @@ class LocalExecutor:
     def _place(self, directory: int, path: tuple[bytes, ...], data: bytes, time_s: int) -> None:
         place_file(self._files, directory, path, data, owner=self._owner, time_s=time_s)
 
-    def _place_scratch(self, request: Request, scratch: int) -> None:
+    def _place_scratch(self, request: Request, site: Site, scratch: int) -> None:
         for name, data in request.files:
-            place = _resolved(name)
+            place = _resolved(name, site)
             if place is None or place.scratch is None:
                 continue
             try:
@@ -133,11 +139,16 @@ class LocalExecutor:
                 ) from None
 
     def _capture(
-        self, request: Request, workspace: Workspace, stages: tuple[tuple[str, RunResult], ...], gathered: _Gathered
+        self,
+        request: Request,
+        site: Site,
+        workspace: Workspace,
+        stages: tuple[tuple[str, RunResult], ...],
+        gathered: _Gathered,
     ) -> Result:
         """The result, when the workspace has gone back to the pool. When that fails, the workspace is no more."""
         try:
-            tree, captured = self._read(request, workspace, gathered)
+            tree, captured = self._read(request, site, workspace, gathered)
         except BaseException:
             self._workspaces.discard(workspace)
             raise
@@ -147,27 +158,30 @@ class LocalExecutor:
             gathered.fetched,
             (*gathered.left_out, *(captured.left_out if captured else ())),
             workspace.warm,
+            site.identity,
         )
         self._workspaces.release(workspace, tree, captured)
         return result
 
-    def _read(self, request: Request, workspace: Workspace, gathered: _Gathered) -> tuple[TreeId, Captured | None]:
+    def _read(
+        self, request: Request, site: Site, workspace: Workspace, gathered: _Gathered
+    ) -> tuple[TreeId, Captured | None]:
         """The tree that the step leaves, and the capture that it comes from if there was one."""
-        self._gather(request, workspace.view(), gathered, scratch=None)
+        self._gather(request, site, workspace.view(), gathered, scratch=None)
         if request.keep == "all":
             captured = workspace.capture(request.number)
             return captured.tree, captured
         if request.keep == "fetched":
             stored = TreeView(KnownTrees(self._objects), request.tree)
-            mount = tuple(WORK.strip("/").encode().split(b"/"))
+            mount = tuple(site.work_dir.strip("/").encode().split(b"/"))
             patience = Patience()
             edits = {destination(stored, path, mount, patience): edit for path, edit in gathered.edits.items()}
             return put_files(self._objects, request.tree, edits, request.number), None
         return request.tree, None
 
-    def _gather(self, request: Request, view: View, gathered: _Gathered, *, scratch: bytes | None) -> None:
+    def _gather(self, request: Request, site: Site, view: View, gathered: _Gathered, *, scratch: bytes | None) -> None:
         for name in request.fetch:
-            place = _resolved(name)
+            place = _resolved(name, site)
             if place is None or place.scratch != scratch:
                 continue
             room = FETCHED_BYTES_MAX - gathered.total_bytes
@@ -185,11 +199,13 @@ class LocalExecutor:
 
     # -- on the loop: the program -------------------------------------------------------------------------------------
 
-    async def _run(self, request: Request, workspace: Workspace) -> tuple[tuple[tuple[str, RunResult], ...], _Gathered]:
+    async def _run(
+        self, request: Request, site: Site, workspace: Workspace
+    ) -> tuple[tuple[tuple[str, RunResult], ...], _Gathered]:
         results: list[tuple[str, RunResult]] = []
         gathered = _Gathered()
-        async with self._sandbox.open(workspace.mount, request.stages[-1].limits) as cell:
-            await self._in_thread(lambda: self._place_scratch(request, cell.scratch))
+        async with site.sandbox.open(workspace.mount, request.stages[-1].limits) as cell:
+            await self._in_thread(lambda: self._place_scratch(request, site, cell.scratch))
             for stage in request.stages:
                 last = stage is request.stages[-1]
                 job = Job(
@@ -202,26 +218,24 @@ class LocalExecutor:
                 results.append((stage.name, result))
                 if result.exit_code != 0:
                     break
-            await self._gather_scratch(request, cell, gathered)
+            await self._gather_scratch(request, site, cell, gathered)
         return tuple(results), gathered
 
-    async def _gather_scratch(self, request: Request, cell: Cell, gathered: _Gathered) -> None:
-        scratches = {
-            place.scratch for name in request.fetch if (place := _resolved(name)) is not None and place.scratch
-        }
-        for folder in sorted(scratches):
-            await self._in_thread(lambda folder=folder: self._look_into_scratch(request, cell, gathered, folder))  # type: ignore[misc]
+    async def _gather_scratch(self, request: Request, site: Site, cell: Cell, gathered: _Gathered) -> None:
+        places = [_resolved(name, site) for name in request.fetch]
+        for folder in sorted({place.scratch for place in places if place is not None and place.scratch}):
+            await self._in_thread(lambda folder=folder: self._look_into_scratch(request, site, cell, gathered, folder))  # type: ignore[misc]
 
-    def _look_into_scratch(self, request: Request, cell: Cell, gathered: _Gathered, folder: bytes) -> None:
+    def _look_into_scratch(self, request: Request, site: Site, cell: Cell, gathered: _Gathered, folder: bytes) -> None:
         directory = open_directory(folder, cell.scratch)
         try:
-            self._gather(request, DirectoryView(directory), gathered, scratch=folder)
+            self._gather(request, site, DirectoryView(directory), gathered, scratch=folder)
         finally:
             os.close(directory)
 
 
-def _resolved(name: str) -> Place | None:
-    place = paths.resolve(name)
+def _resolved(name: str, site: Site) -> Place | None:
+    place = paths.resolve(name, site.work_dir)
     return None if isinstance(place, str) else place
 
 

@@ -31,12 +31,17 @@ FAULTS: dict[Fault, str] = {
     "nul": "contains a NUL character",
     "surrogate": "contains a lone surrogate; names are UTF-8",
     "too_long": f"is too long; at most {PATH_BYTES_MAX} bytes, {NAME_BYTES_MAX} for each part",
-    "outside": "leaves the work directory; use a relative name or one below /work, " + ", ".join(SCRATCH),
+    "outside": "leaves the work directory; use a relative name or one below {work_dir}, " + ", ".join(SCRATCH),
     "reserved": "begins with _psf_, which is reserved",
 }
 
 
-def resolve(name: str) -> Place | Fault:
+def explained(fault: Fault, work_dir: str = WORK) -> str:
+    """What is wrong with a name, in words."""
+    return FAULTS[fault].format(work_dir=work_dir)
+
+
+def resolve(name: str, work_dir: str = WORK) -> Place | Fault:
     """Where `name` (relative to the work directory, or absolute) lies, or what is wrong with it."""
     if not name:
         return "empty"
@@ -49,11 +54,11 @@ def resolve(name: str) -> Place | Fault:
     parts = [part for part in encoded.split(b"/") if part]
     if len(encoded) > PATH_BYTES_MAX or any(len(part) > NAME_BYTES_MAX for part in parts):
         return "too_long"
-    return _place(posixpath.normpath(posixpath.join(WORK, name)))
+    return _place(posixpath.normpath(posixpath.join(work_dir, name)), work_dir)
 
 
-def _place(absolute: str) -> Place | Fault:
-    for root, scratch in (*SCRATCH.items(), (WORK, None)):
+def _place(absolute: str, work_dir: str) -> Place | Fault:
+    for root, scratch in (*SCRATCH.items(), (work_dir, None)):
         below = absolute.lstrip("/")
         prefix = root.lstrip("/") + "/"
         if below.startswith(prefix):

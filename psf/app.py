@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
-from executors import guarantees, sandboxes
+from executors import docker_container, guarantees, sandboxes
 from executors import profile as profiles
 from executors.bounded import BoundedExecutor
 from executors.errors import SandboxUnavailable
-from executors.interfaces import Capabilities, Sandbox
+from executors.interfaces import Capabilities, Sandbox, System
 from executors.local import LocalExecutor
+from executors.paths import WORK
 from executors.profile import Profile
+from executors.systems import ManySystems, OneSystem, Site, Systems
 from psf import runtimes
 from psf.api import server
 from psf.api.keys import Policy
@@ -29,6 +32,7 @@ from psf.errors import CannotListen, ConfigurationError
 from psf.limits import LimitRules, rules_of
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
+from psf.systems import DOCKER, SystemRules
 from store.files import Files
 from store.local import LocalStore
 from store.workspace import IdleLimits, WorkspaceSettings
@@ -82,15 +86,14 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
     files = Files()
     store = await asyncio.to_thread(_open_store, settings, profile, files)
     try:
-        executor, sandbox = await _local_executor(settings, store, files, profile)
-        capabilities = sandbox.capabilities
+        executor, capabilities, system_rules = await _local_executor(settings, store, files, profile)
         try:
             rules = rules_of(settings, capabilities)
-            system = sandboxes.system_identity(sandbox, profile)
-            service = _service(settings, store, executor, rules, profile, system)
+            service = _service(settings, store, executor, rules, profile, system_rules)
+            policy = _policy(settings, rules, system_rules)
             sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
-                yield server.build(service, capabilities, _policy(settings, rules), settings.body_bytes_max)
+                yield server.build(service, capabilities, policy, settings.body_bytes_max)
             finally:
                 sweeper.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -103,10 +106,11 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
 
 async def _local_executor(
     settings: Settings, store: LocalStore, files: Files, profile: Profile
-) -> tuple[BoundedExecutor, Sandbox]:
+) -> tuple[BoundedExecutor, Capabilities, SystemRules]:
     offers = sandboxes.find()
     check_options(settings, offers)
-    choice = await sandboxes.start(settings.executor, profile, sandbox_options(settings, store.root), offers)
+    options = sandbox_options(settings, store.root)
+    choice = await sandboxes.start(settings.executor, profile, options, offers)
     sandbox = choice.sandbox
     _report(sandbox.capabilities, choice.passed_over, allow_egress=settings.allow_egress)
     owner = profile.user if profile.privileged else None
@@ -123,8 +127,33 @@ async def _local_executor(
     except BaseException:
         await sandbox.close()
         raise
-    local = LocalExecutor(sandbox, workspaces, store.objects, owner, files)
-    return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox
+    systems, rules = _systems(settings, sandbox, profile, options, offers)
+    local = LocalExecutor(systems, workspaces, store.objects, owner, files)
+    return BoundedExecutor(local, settings.slots_here(), settings.queue_patience_s), sandbox.capabilities, rules
+
+
+def _systems(
+    settings: Settings,
+    sandbox: Sandbox,
+    profile: Profile,
+    options: Callable[[str], sandboxes.Options],
+    offers: dict[str, sandboxes.Offer],
+) -> tuple[Systems, SystemRules]:
+    """The systems that sessions may have, and what they may ask for."""
+    name = sandbox.capabilities.sandbox
+    if name != DOCKER:
+        return OneSystem(Site(sandbox, WORK, sandboxes.system_identity(sandbox, profile))), SystemRules(name)
+    own = docker_container.own_system(options(name).settings)
+
+    async def start(system: System) -> Site:
+        told = options(name)
+        named = {**told.settings, "image": system.image, "work_dir": system.work_dir}
+        another = msgspec.structs.replace(told, workspace=sandbox.capabilities.workspace, settings=named)
+        started = await sandboxes.start_one(offers[name], profile, another)
+        return Site(started, system.work_dir, sandboxes.system_identity(started, profile))
+
+    site = Site(sandbox, own.work_dir, sandboxes.system_identity(sandbox, profile))
+    return ManySystems(site, own, start), SystemRules(name, own, settings.docker_images)
 
 
 def check_options(settings: Settings, offers: dict[str, sandboxes.Offer]) -> None:
@@ -140,11 +169,21 @@ def sandbox_options(settings: Settings, folder: Path) -> Callable[[str], sandbox
     own: dict[str, dict[str, str]] = {}
     for name, program in (("bubblewrap", settings.bubblewrap), ("nsjail", settings.nsjail)):
         own[name] = {"program": program} if program else {}
+    own[DOCKER] = _ceilings(settings)
     for text in settings.sandbox_options:
         option, _, value = text.partition("=")
         name, _, key = option.partition(".")
         own.setdefault(name, {})[key] = value
     return lambda name: sandboxes.Options(folder, settings.workspace, own.get(name, {}))
+
+
+def _ceilings(settings: Settings) -> dict[str, str]:
+    """What Docker is told of containers, so that no run's own limit lies above that of its container."""
+    processes = settings.processes_max + docker_container.SPARE_PROCESSES
+    return {
+        "memory_bytes": str(max(docker_container.MEMORY_BYTES, settings.memory_bytes_max)),
+        "processes": str(max(docker_container.PROCESSES, processes)),
+    }
 
 
 def _service(
@@ -153,11 +192,11 @@ def _service(
     executor: BoundedExecutor,
     rules: LimitRules,
     profile: Profile,
-    system: bytes,
+    systems: SystemRules,
 ) -> SessionService:
     capabilities = rules.capabilities
     rows = runtimes.load(Path(settings.runtimes) if settings.runtimes else None)
-    table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path, system)
+    table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path)
     facts: dict[str, object] = {"sandbox": capabilities.sandbox, "enforced": capabilities.enforced}
     return SessionService(
         store.objects,
@@ -165,17 +204,17 @@ def _service(
         store.leases,
         executor,
         table,
-        sandbox=capabilities.sandbox,
+        systems=systems,
         run_facts=facts,
         clock=time.time,
         rules=rules,
     )
 
 
-def _policy(settings: Settings, rules: LimitRules) -> Policy:
+def _policy(settings: Settings, rules: LimitRules, systems: SystemRules) -> Policy:
     names = server.LOOPBACK_NAMES | {name.lower() for name in (*settings.allowed_hosts, settings.host)}
     allowed = names if is_loopback(settings.host) else None
-    return Policy(rules, allowed)
+    return Policy(rules, allowed, systems.own.work_dir)
 
 
 def _sweeper(settings: Settings, store: LocalStore) -> Sweeper:

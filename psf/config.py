@@ -85,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_inodes_max: Annotated[int, Doc("most files in the work directory a run may ask for")] = 1_000_000
     cpus: Annotated[float | None, Doc("how many processors' time a run gets")] = None
     cpus_max: Annotated[float | None, Doc("most processors a run may ask for")] = None
+    docker_images: Annotated[
+        tuple[str, ...], Doc("images that sessions may ask for beside the server's own (docker)")
+    ] = ()
     allow_egress: Annotated[bool, Doc("let calls ask for a network that leads beyond this machine")] = False
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Doc("what the log on stderr shows")] = "info"
 

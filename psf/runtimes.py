@@ -28,11 +28,8 @@ class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Runtimes:
     """All rows, and what they become on this machine."""
 
-    def __init__(
-        self, rows: dict[str, Runtime], interpreter: str, pip_path: str | None, system_identity: bytes
-    ) -> None:
+    def __init__(self, rows: dict[str, Runtime], interpreter: str, pip_path: str | None) -> None:
         self._rows, self._interpreter, self._pip_path = rows, interpreter, pip_path
-        self._system_identity = system_identity
         self._digests = {name: self._digest(row) for name, row in rows.items()}
 
     @property
@@ -53,9 +50,9 @@ class Runtimes:
         """Variables a runtime adds to the sandbox's own."""
         return (("PYTHONPATH", self._pip_path),) if runtime.pip and self._pip_path else ()
 
-    def environment_digest(self, runtime: Runtime, sandbox: str) -> bytes:
-        """What a result may depend on besides tree and step: this row, the system programs see, the kind of sandbox."""
-        return blake3.blake3(self._digests[runtime.name] + self._system_identity + sandbox.encode()).digest()
+    def environment_digest(self, runtime: Runtime, sandbox: str, system: bytes) -> bytes:
+        """What a result may depend on besides tree and step: this row, the digest of the system that programs see, the kind of sandbox."""
+        return blake3.blake3(self._digests[runtime.name] + system + sandbox.encode()).digest()
 
     def _digest(self, row: Runtime) -> bytes:
         return blake3.blake3(msgspec.msgpack.encode([row, self._interpreter, self._pip_path])).digest()

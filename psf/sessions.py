@@ -17,13 +17,14 @@ import msgspec
 
 from executors.completion import completed
 from executors.errors import Overloaded
-from executors.interfaces import Executor, Request, Result, StageRequest
-from psf import record
-from psf.errors import InvalidField, SandboxDiffers, SessionExpired
+from executors.interfaces import OWN_SYSTEM, Executor, Request, Result, StageRequest, System
+from psf import record, systems
+from psf.errors import InvalidField, SessionExpired
 from psf.history import find_snapshot
 from psf.limits import LimitRules, StageLimits, of_stages
 from psf.record import Order
 from psf.runtimes import Runtime, Runtimes
+from psf.systems import SystemRules, system_of
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import Kind, SnapshotId
@@ -55,25 +56,39 @@ class SessionService:
         executor: Executor,
         runtimes: Runtimes,
         *,
-        sandbox: str,
+        systems: SystemRules,
         run_facts: dict[str, object],
         clock: Callable[[], float],
         rules: LimitRules,
     ) -> None:
         self._objects, self._heads, self._leases = objects, heads, leases
         self._executor, self._runtimes = executor, runtimes
-        self._sandbox, self._run_facts, self._clock = sandbox, run_facts, clock
+        self._systems, self._run_facts, self._clock = systems, run_facts, clock
         self._rules = rules
         self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
     async def create(
-        self, runtime: str, ttl_s: float, tenant: str, name: str | None = None, limits: AskedLimits = NOTHING_ASKED
+        self,
+        runtime: str,
+        ttl_s: float,
+        tenant: str,
+        name: str | None = None,
+        limits: AskedLimits = NOTHING_ASKED,
+        system: System = OWN_SYSTEM,
     ) -> Session:
-        """A new session with an empty work directory, whose steps get `limits` unless they ask for others. Raises RuntimeUnknown."""
+        """A new session with an empty work directory, whose steps get `limits` unless they ask for others, and the system it asks for.
+
+        Raises RuntimeUnknown, InvalidField, and ExecutorError when its system cannot be had.
+        """
         self._runtimes.get(runtime)
+        systems.check(system, self._systems)
+        if system != OWN_SYSTEM:
+            await self._executor.prepare(system)
         now_s = self._clock()
-        head = EMPTY_SNAPSHOT_ID
-        session = Session(_new_id(), tenant, name, head, runtime, self._sandbox, ttl_s, now_s, now_s, limits)
+        session = Session(
+            _new_id(), tenant, name, EMPTY_SNAPSHOT_ID, runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
+            system.image, system.work_dir,
+        )  # fmt: skip
         await _to_thread(lambda: self._heads.create([session], "create"))
         return session
 
@@ -89,6 +104,10 @@ class SessionService:
             raise SessionExpired(session_id)
         return session
 
+    async def work_dir(self, session_id: str, tenant: str) -> str:
+        """Where the session's programs see its work directory. Raises as `get` does."""
+        return self._systems.work_dir_of(system_of(await self.get(session_id, tenant)))
+
     def _is_expired(self, session: Session) -> bool:
         return session.expires_at_s() < self._clock()
 
@@ -103,12 +122,11 @@ class SessionService:
     async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
         """Run a step and move the head to its snapshot. The order's runtime, if any, becomes the session's.
 
-        Raises SessionMissing, SessionExpired, SandboxDiffers, RuntimeUnknown, NetworkRefused, GuaranteeMissing, ExecutorError, StoreError;
+        Raises SessionMissing, SessionExpired, SandboxDiffers, SystemUnknown, RuntimeUnknown, NetworkRefused, GuaranteeMissing, ExecutorError, StoreError;
         then the head has not moved.
         """
         session = await self.get(session_id, tenant)
-        if session.sandbox != self._sandbox:
-            raise SandboxDiffers(session.sandbox, self._sandbox)
+        systems.refuse(session, self._systems)
         self._runtimes.get(order.runtime or session.runtime)
         async with self._turn(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
@@ -116,7 +134,7 @@ class SessionService:
             limits = self._limits(runtime, session.limits, order)
             parent = await _to_thread(lambda: self._snapshot(session.head))
             started_s = self._clock()
-            result = await self._executor.execute(self._request(parent, runtime, order, limits))
+            result = await self._executor.execute(self._request(parent, runtime, order, limits, system_of(session)))
             run_record = record.run_record(result, started_s, self._run_facts)
             # To its end even when the caller goes away: the turn must not end while it is under way.
             commit = _to_thread(
@@ -160,7 +178,7 @@ class SessionService:
                     session_id=_new_id(),
                     name=name,
                     head=head,
-                    sandbox=self._sandbox,
+                    sandbox=self._systems.sandbox,
                     created_at_s=now_s,
                     used_at_s=now_s,
                 )
@@ -189,7 +207,9 @@ class SessionService:
         compiling = {"compile": order.compile_limits} if runtime.compile is not None else {}
         return of_stages({**compiling, "run": order.run_limits}, session, self._rules)
 
-    def _request(self, parent: Snapshot, runtime: Runtime, order: Order, limits: StageLimits) -> Request:
+    def _request(
+        self, parent: Snapshot, runtime: Runtime, order: Order, limits: StageLimits, system: System = OWN_SYSTEM
+    ) -> Request:
         commands = {"compile": runtime.compile, "run": runtime.run}
         stages = [StageRequest(stage, self._runtimes.command(commands[stage] or ()), given) for stage, given in limits]
         return Request(
@@ -204,6 +224,7 @@ class SessionService:
             files=order.files,
             fetch=order.fetch,
             keep=order.keep,
+            system=system,
         )
 
     def _commit(
@@ -218,7 +239,7 @@ class SessionService:
         epoch: int,
     ) -> SnapshotId:
         """Put the outcome and move the head, which makes both durable. In a thread."""
-        environment = self._runtimes.environment_digest(runtime, self._sandbox)
+        environment = self._runtimes.environment_digest(runtime, self._systems.sandbox, result.system)
         step = record.put_step(self._objects, runtime, environment, order, limits)
         outcome = record.put_outcome(self._objects, result)
         after = Snapshot(snapshots.VERSION, parent.depth + 1, (session.head,), result.tree, step, outcome)

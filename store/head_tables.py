@@ -61,19 +61,22 @@ create table followed (
     end_bytes integer not null
 );
 """,
-    "alter table sessions add column limits text not null default ''",
+    """
+alter table sessions add column limits text not null default '';
+alter table sessions add column image text not null default '';
+alter table sessions add column work_dir text not null default ''
+""",
 )
 """What each version added. Never changed: a database is compared with it, but for white space."""
 VERSION = len(_SCHEMA)
-SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s, limits"
+SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s, limits, image, work_dir"
+_SESSION_NAMES = SESSION.split(", ")
 MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
 PIN = "name, snapshot, at_s"
-ADD_SESSION = (
-    f"insert into sessions ({SESSION}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (session_id) do nothing"
-)
+ADD_SESSION = f"insert into sessions ({SESSION}) values ({', '.join('?' * 12)}) on conflict (session_id) do nothing"
 UPDATE_SESSION = (
     "update sessions set tenant = ?, name = ?, head = ?, runtime = ?, sandbox = ?, ttl_s = ?, created_at_s = ?,"
-    " used_at_s = ?, limits = ? where session_id = ?"
+    " used_at_s = ?, limits = ?, image = ?, work_dir = ? where session_id = ?"
 )
 LAST_MOVE = (
     f"select {SESSION}, {MOVE} from sessions join log using (session_id) where session_id = ?"
@@ -135,7 +138,11 @@ def unusable(reason: str) -> NoReturn:
 def session(row: tuple[Any, ...]) -> Session:
     """The session that a row of SESSION says. Raises HeadsDamaged."""
     values = _checked("sessions", _SESSION_COLUMNS, row)
-    return Session(*(*values[:-1], asked.from_text(values[-1])))
+    decoded: Any = (
+        asked.from_text(value) if name == "limits" else value
+        for name, value in zip(_SESSION_NAMES, values, strict=True)
+    )
+    return Session(*decoded)
 
 
 def move(row: tuple[Any, ...]) -> Move:
@@ -196,6 +203,8 @@ def session_row(value: Session) -> tuple[object, ...]:
         value.created_at_s,
         value.used_at_s,
         asked.to_text(value.limits),
+        value.image,
+        value.work_dir,
     )
 
 
@@ -245,8 +254,8 @@ _BYTES = _Column(lambda value: isinstance(value, bytes), "bytes")
 _Columns = dict[str, _Column]
 _SESSION_COLUMNS: _Columns = dict(
     zip(
-        SESSION.split(", "),
-        (_TEXT, _TEXT, _TEXT_OR_NOTHING, _SNAPSHOT, _TEXT, _TEXT, _TIME, _TIME, _TIME, _LIMITS),
+        _SESSION_NAMES,
+        (_TEXT, _TEXT, _TEXT_OR_NOTHING, _SNAPSHOT, _TEXT, _TEXT, _TIME, _TIME, _TIME, _LIMITS, _TEXT, _TEXT),
         strict=True,
     )
 )

@@ -68,7 +68,8 @@ class ListedObjects(Objects, ObjectLister, Protocol):
 class Session(msgspec.Struct, frozen=True):
     """A named, mutable head over immutable snapshots, and its settings. Times are seconds since 1970.
 
-    `limits` are what its steps get when a call asks for nothing else.
+    `limits` are what its steps get when a call asks for nothing else; `image` and `work_dir`, of the system that its programs see, are '' when
+    they are the server's.
     """
 
     session_id: str
@@ -81,6 +82,8 @@ class Session(msgspec.Struct, frozen=True):
     created_at_s: float
     used_at_s: float
     limits: AskedLimits = NOTHING_ASKED
+    image: str = ""
+    work_dir: str = ""
 
     def expires_at_s(self) -> float:
         return self.used_at_s + self.ttl_s

@@ -1,7 +1,7 @@
 """Moves as they are written down in the packs: from them heads are made again after a power cut, and when their database is lost.
 
 A record is msgpack of `[version, sequence, session, move | nil, group]`: a session as the move left it, or, with nil, that it was
-dropped after the move `sequence`. A session without limits of its own is written without the field. Records of one group were made durable together; groups grow until the machine starts again. SQLite decides and is what is read; a record is durable before SQLite commits (store.journal).
+dropped after the move `sequence`. Limits, image and work directory of a session that asks for none are not written. Records of one group were made durable together; groups grow until the machine starts again. SQLite decides and is what is read; a record is durable before SQLite commits (store.journal).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from store.errors import DecodeError, HeadMoved
 from store.interfaces import Heads, HeadSweeper, Move, Moved, Session
 
 VERSION = 2
+_FIELDS_FIRST = 9
+_LATER_FIELDS = (NOTHING_ASKED, "", "")
+"""What the fields of a session that came after the first ones hold when nothing stands there. Those must never change."""
 CONFIRMED = 1 << 62
 """Group of a record that says again which of several moves in one place was made: it counts before them."""
 
@@ -65,9 +68,12 @@ def encode(record: MoveRecord) -> bytes:
 
 
 def fields_of(session: Session) -> tuple[object, ...]:
-    """A session without the names of its fields, as it is written; without the last one, `limits`, when nothing stands there."""
+    """A session without the names of its fields, as it is written: those that came later are left off the end while nothing stands there."""
     fields = msgspec.structs.astuple(session)
-    return fields if session.limits != NOTHING_ASKED else fields[:-1]
+    length = len(fields)
+    while length > _FIELDS_FIRST and fields[length - 1] == _LATER_FIELDS[length - 1 - _FIELDS_FIRST]:
+        length -= 1
+    return fields[:length]
 
 
 def decode(data: bytes) -> MoveRecord:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from executors.interfaces import Request, Result
+from executors.interfaces import Request, Result, System
 from executors.testing.history import PYTHON, History, MakeExecutor, make_request, said, snapshot_of
 from executors.testing.steps import START
 from store.interfaces import Objects
@@ -130,6 +130,10 @@ class Restoring:
     async def execute(self, request: Request) -> Result:
         async with self._make(self._objects) as executor:
             return await executor.execute(request)
+
+    async def prepare(self, system: System) -> None:
+        async with self._make(self._objects) as executor:
+            await executor.prepare(system)
 
     async def close(self) -> None:
         return None

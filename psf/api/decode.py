@@ -8,7 +8,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, TypeVar, get_args
 
@@ -17,7 +17,7 @@ from aiohttp import web
 
 from executors import guarantees, paths
 from executors.interfaces import Capabilities
-from executors.paths import Place
+from executors.paths import WORK, Place
 from psf.errors import GuaranteeMissing, InvalidField
 from store.capture import DEPTH_MAX
 from store.snapshot import Network
@@ -32,7 +32,7 @@ EXPLAINED_BYTES_MAX = 64 << 10
 _CONTINUATION = b"\\\n"
 IGNORED_FILE = "IGNORE_THIS_FILE"
 _CHOICES: dict[str, tuple[str, ...]] = {"keep": ("fetched", "all"), "network": get_args(Network)}
-_NOT_THERE = (paths.FAULTS["outside"], paths.FAULTS["reserved"])
+_NOT_THERE = ("outside", "reserved")
 _NO_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 _Body = TypeVar("_Body")
@@ -194,7 +194,12 @@ def memory(field: str, value: int, maximum_bytes: int) -> int | None:
     return None if value <= 0 else min(value << 20, maximum_bytes)
 
 
-def files(field: str, given: Mapping[str, str | None]) -> tuple[tuple[str, bytes], ...]:
+def depend_on_work_dir(names: Iterable[str]) -> bool:
+    """Whether it takes the work directory to know where one of these names leads."""
+    return any(name.startswith("/") or ".." in name for name in names)
+
+
+def files(field: str, given: Mapping[str, str | None], work_dir: str = WORK) -> tuple[tuple[str, bytes], ...]:
     """Files to place: base64 by name. Raises InvalidField, naming the file."""
     if len(given) > FILES_MAX:
         raise InvalidField(("body", field), f"holds {len(given)} files; at most {FILES_MAX}")
@@ -202,9 +207,10 @@ def files(field: str, given: Mapping[str, str | None]) -> tuple[tuple[str, bytes
     for name, content in given.items():
         if content is None or IGNORED_FILE in name:
             continue
-        place = _place(name)
-        if isinstance(place, str):
-            raise InvalidField(("body", field, _shown(name)), f"the name {place}", _shown(name))
+        place = paths.resolve(name, work_dir)
+        if fault := _fault(place, work_dir):
+            raise InvalidField(("body", field, _shown(name)), f"the name {fault}", _shown(name))
+        assert isinstance(place, Place)
         places.append((place.scratch or b"", place.path, _shown(name)))
         try:
             decoded.append((name, base64.b64decode(content, validate=True)))
@@ -244,25 +250,24 @@ def require(field: str, names: list[str], capabilities: Capabilities) -> None:
         raise GuaranteeMissing(capabilities.sandbox, missing, guarantees.there(capabilities))
 
 
-def fetch(field: str, names: list[str]) -> tuple[str, ...]:
+def fetch(field: str, names: list[str], work_dir: str = WORK) -> tuple[str, ...]:
     """Names of files to return. One that is no name at all is refused; one outside the sandbox's places is simply not there."""
     if len(names) > FILES_MAX:
         raise InvalidField(("body", field), f"holds {len(names)} names; at most {FILES_MAX}")
     for position, name in enumerate(names):
-        fault = _place(name)
-        if isinstance(fault, str) and fault not in _NOT_THERE:
+        place = paths.resolve(name, work_dir)
+        if place not in _NOT_THERE and (fault := _fault(place, work_dir)):
             raise InvalidField(("body", field, position), f"the name {fault}", _shown(name))
     return tuple(dict.fromkeys(names))
 
 
-def _place(name: str) -> Place | str:
-    """Where a name leads in the sandbox, or what is wrong with it, in words."""
-    place = paths.resolve(name)
+def _fault(place: Place | paths.Fault, work_dir: str) -> str | None:
+    """What is wrong with a name that leads there, in words."""
     if isinstance(place, str):
-        return paths.FAULTS[place]
+        return paths.explained(place, work_dir)
     if len(place.path) > DEPTH_MAX:
         return f"leads through {len(place.path)} directories; at most {DEPTH_MAX}"
-    return place
+    return None
 
 
 def _shown(name: str) -> str:

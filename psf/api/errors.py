@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from executors.errors import EgressUnavailable, ExecutorError, FilesTooLarge, Overloaded
+from executors.errors import EgressUnavailable, ExecutorError, FilesTooLarge, Overloaded, SystemUnknown
 from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import GuaranteeMissing, InvalidField, NetworkRefused, RuntimeUnknown, SandboxDiffers, SessionExpired
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
@@ -27,6 +27,7 @@ _COMPATIBLE = {
     NotInHistory: 404,
     HeadMoved: 409,
     SandboxDiffers: 409,
+    SystemUnknown: 409,
     NetworkRefused: 403,
     GuaranteeMissing: 501,
     EgressUnavailable: 501,

@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 
 from executors.errors import SandboxBroken
-from executors.interfaces import Result, RunResult
+from executors.interfaces import Result, RunResult, System
+from executors.paths import WORK
 from psf import limits
 from psf.api import decode
 from psf.api.errors import answer
@@ -43,7 +44,7 @@ async def ping(_: web.Request) -> web.Response:
 @routes.post("/run_code")
 async def run_code(request: web.Request) -> web.Response:
     body = await decode.read_body(request, RunCodeRequest)
-    order = await _order(request, body)
+    order = await _order(request, body, request.app[POLICY].work_dir)
     try:
         executed = await request.app[SERVICE].run(order)
     except SandboxBroken as error:
@@ -56,14 +57,18 @@ async def create_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, CreateSessionRequest, optional=True)
     ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
     limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
-    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT, limits=body.limits)
+    system = System(body.image, body.work_dir)
+    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT, limits=body.limits, system=system)
     return answer(CreateSessionAnswer(session.session_id))
 
 
 @routes.post("/execute_session")
 async def execute_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, ExecuteSessionRequest)
-    order = msgspec.structs.replace(await _order(request, body), keep=body.keep)
+    work_dir = request.app[POLICY].work_dir
+    if decode.depend_on_work_dir((*body.files, *body.fetch_files)):
+        work_dir = await request.app[SERVICE].work_dir(body.session_id, TENANT)
+    order = msgspec.structs.replace(await _order(request, body, work_dir), keep=body.keep)
     try:
         executed = await request.app[SERVICE].execute(body.session_id, TENANT, order)
     except SandboxBroken as error:
@@ -77,10 +82,10 @@ async def execute_session(request: web.Request) -> web.Response:
     return await _answered(executed.result, in_session)
 
 
-async def _order(request: web.Request, body: RunCodeRequest | ExecuteSessionRequest) -> Order:
+async def _order(request: web.Request, body: RunCodeRequest | ExecuteSessionRequest, work_dir: str) -> Order:
     policy = request.app[POLICY]
     decode.require("require", body.require, request.app[CAPABILITIES])
-    return await decode.aside(lambda: to_order(body, policy), request.content_length or 0)
+    return await decode.aside(lambda: to_order(body, policy, work_dir), request.content_length or 0)
 
 
 async def _answered(result: Result, shape: Callable[[Result], RunCodeAnswer | ExecuteSessionAnswer]) -> web.Response:
@@ -89,8 +94,8 @@ async def _answered(result: Result, shape: Callable[[Result], RunCodeAnswer | Ex
     return await decode.aside(lambda: answer(shape(result)), size_bytes)
 
 
-def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Order:
-    """A checked order. Raises InvalidField. Pure."""
+def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy, work_dir: str = WORK) -> Order:
+    """A checked order; programs see the work directory at `work_dir`. Raises InvalidField. Pure."""
     rules = policy.rules
     limits.check(body.limits, rules, ("body", "limits"))
     memory_bytes = decode.memory("memory_limit_MB", body.memory_limit_MB, rules.maximum.memory_bytes)
@@ -105,8 +110,8 @@ def to_order(body: RunCodeRequest | ExecuteSessionRequest, policy: Policy) -> Or
         code=decode.code(body.code),
         runtime=body.language,
         stdin=(body.stdin or "").encode(),
-        files=decode.files("files", body.files),
-        fetch=decode.fetch("fetch_files", body.fetch_files),
+        files=decode.files("files", body.files, work_dir),
+        fetch=decode.fetch("fetch_files", body.fetch_files, work_dir),
         compile_limits=of_stage("compile_timeout", body.compile_timeout),
         run_limits=of_stage("run_timeout", body.run_timeout),
     )

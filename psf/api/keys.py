@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from executors.interfaces import Capabilities
+from executors.paths import WORK
 from psf.limits import LimitRules
 from psf.sessions import SessionService
 
@@ -16,6 +17,8 @@ class Policy(msgspec.Struct, frozen=True):
     rules: LimitRules
     allowed_hosts: frozenset[str] | None
     """Names by which requests may call this server; None when it is not bound to loopback."""
+    work_dir: str = WORK
+    """Where programs see the work directory, unless their session asks for another place."""
 
 
 SERVICE: web.AppKey[SessionService] = web.AppKey("service", SessionService)

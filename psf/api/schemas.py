@@ -46,11 +46,16 @@ class ExecuteSessionRequest(msgspec.Struct, frozen=True):
 
 
 class CreateSessionRequest(msgspec.Struct, frozen=True):
-    """POST /create_session. `ttl` is idle time in seconds; `limits` are what steps get that ask for no others."""
+    """POST /create_session. `ttl` is idle time in seconds; `limits` are what steps get that ask for no others.
+
+    `image` and `work_dir` are of the system that its programs see; '': the server's.
+    """
 
     language: str = "python"
     ttl: float = 1800
     limits: AskedLimits = NOTHING_ASKED
+    image: str = ""
+    work_dir: str = ""
 
 
 class CommandResult(msgspec.Struct, frozen=True):

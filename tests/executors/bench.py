@@ -18,6 +18,7 @@ from executors.local import LocalExecutor
 from executors.nsjail import start as start_nsjail
 from executors.profile import Profile, User
 from executors.sandboxes import Options
+from executors.systems import OneSystem, Site
 from executors.testing import MakeExecutor
 from store.capture import CaptureLimits
 from store.files import Files
@@ -76,7 +77,7 @@ async def local_executor(
     async with bubblewrap(folder, kind) as sandbox:
         settings = WorkspaceSettings(kind, profile().privileged, owner(), limits)
         pool = Workspaces(folder / "workspaces", objects, Files(), settings)
-        executor = LocalExecutor(sandbox, pool, objects, owner())
+        executor = LocalExecutor(OneSystem(Site(sandbox)), pool, objects, owner())
         try:
             yield executor
         finally:

@@ -17,6 +17,7 @@ from executors.docker_container import SERVER_LABEL
 from executors.docker_exec import DockerExecSandbox
 from executors.interfaces import Sandbox
 from executors.local import LocalExecutor
+from executors.systems import OneSystem, Site
 from executors.testing import MakeExecutor
 from store.files import Files
 from store.interfaces import Objects
@@ -98,7 +99,7 @@ async def local_executor(
 ) -> AsyncIterator[LocalExecutor]:
     workspaces = WorkspaceSettings(kind, bench.profile().privileged, bench.owner())
     pool = Workspaces(folder / "workspaces", objects, Files(), workspaces)
-    executor = LocalExecutor(_Lent(await supply.sandbox()), pool, objects, bench.owner())
+    executor = LocalExecutor(OneSystem(Site(_Lent(await supply.sandbox()))), pool, objects, bench.owner())
     try:
         yield executor
     finally:

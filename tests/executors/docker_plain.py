@@ -12,6 +12,7 @@ from executors.docker_exec import DockerExecSandbox
 from executors.interfaces import Sandbox
 from executors.local import LocalExecutor
 from executors.sandboxes import Options
+from executors.systems import OneSystem, Site
 from executors.testing import History
 from executors.testing.confinement import ConfinementContract
 from executors.testing.endings import EndingsContract
@@ -39,7 +40,7 @@ class TestSandbox(ConfinementContract, EndingsContract, TrialFixtures):
         objects = MemoryObjects()
         settings = WorkspaceSettings(sandbox.capabilities.workspace, privileged=False, owner=None)
         pool = Workspaces(tmp_path / "workspaces", objects, Files(), settings)
-        executor = LocalExecutor(sandbox, pool, objects, None)
+        executor = LocalExecutor(OneSystem(Site(sandbox)), pool, objects, None)
         history = History(executor, objects)
         await history.shell("mkdir -m 000 d; echo 1 > a")
         assert await history.says("cat a; ls -d d") == "1\nd"

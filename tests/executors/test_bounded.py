@@ -9,7 +9,7 @@ import pytest
 from executors.bounded import BoundedExecutor
 from executors.errors import Overloaded
 from executors.fake import FakeExecutor, Script
-from executors.interfaces import Request, Result
+from executors.interfaces import Request, Result, System
 from executors.testing.history import SHELL, make_request
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE
@@ -37,6 +37,9 @@ class Gated:
             return await self._fake.execute(request)
         finally:
             self.inside -= 1
+
+    async def prepare(self, system: System) -> None:
+        await self._fake.prepare(system)
 
     async def close(self) -> None:
         await self._fake.close()

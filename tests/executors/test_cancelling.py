@@ -24,7 +24,7 @@ AT_ONCE = 4
 
 
 def launcher_pid(executor: LocalExecutor) -> int:
-    return executor._sandbox._launcher._process.pid  # type: ignore[attr-defined]
+    return executor._systems._own.sandbox._launcher._process.pid  # type: ignore[attr-defined]
 
 
 async def abandon(executor: LocalExecutor, after_s: float) -> None:

@@ -39,7 +39,8 @@ def test_what_is_never_reached_comes_before_what_is_allowed_and_only_names_come_
         "ip daddr @allowed accept",
     ]  # fmt: skip
     order = [
-        lines.index(line) for line in (accepted[2], "ip daddr @never goto refused", accepted[3], "ip daddr @private goto refused")
+        lines.index(line)
+        for line in (accepted[2], "ip daddr @never goto refused", accepted[3], "ip daddr @private goto refused")
     ]
     assert order == sorted(order)
     (never,) = (line for line in lines if line.startswith("set never "))

@@ -118,7 +118,7 @@ async def test_an_executor_survives_its_launcher(tmp_path: Path) -> None:
         await history.shell("echo 1 > a")
         stepping = asyncio.create_task(history.shell("echo lost > a; sleep 600"))
         await asyncio.sleep(0.3)
-        os.kill(executor._sandbox._launcher._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(executor._systems._own.sandbox._launcher._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         with pytest.raises(SandboxBroken):
             await stepping
         assert said(await history.shell("cat a; ls")) == "1\n_psf_main.sh\na"

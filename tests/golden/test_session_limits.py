@@ -1,12 +1,14 @@
-"""How the limits of sessions are written down, pinned: in moves and at the beginning of bundles, byte for byte.
+"""How the limits and systems of sessions are written down, pinned: in moves and at the beginning of bundles, byte for byte.
 
-These must never change; of a session without limits the older files beside this one say how it is written.
+These must never change; of a session without them the older files beside this one say how it is written.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import msgspec
 
 from store import bundle_header, moves
 from store.asked import AskedLimits
@@ -16,8 +18,10 @@ from store.moves import MoveRecord
 from store.snapshot import EMPTY_SNAPSHOT_ID
 
 PINS: dict[str, str] = json.loads(Path(__file__).with_name("session-limits-2.json").read_text())
+PINS_OF_SYSTEMS: dict[str, str] = json.loads(Path(__file__).with_name("session-systems-2.json").read_text())
 EVERY = AskedLimits(2.5, 3, 1 << 30, 5, 6, 7, 8, 1 << 20, 100, 64, 1 << 40, 9, 0.5, "none")
 SESSION = Session("s1", "local", None, EMPTY_SNAPSHOT_ID, "python", "bubblewrap", 3600.0, 1.5e9, 1.6e9, EVERY)
+PLAIN = Session("s1", "local", None, EMPTY_SNAPSHOT_ID, "python", "docker", 3600.0, 1.5e9, 1.6e9)
 MOVE = Move(1, "create", None, EMPTY_SNAPSHOT_ID, 1.5e9, b"")
 RECORD = MoveRecord(1, SESSION, MOVE, 4)
 HEADER = Header(SESSION, (MOVE,), (), 0)
@@ -26,6 +30,13 @@ HEADER = Header(SESSION, (MOVE,), (), 0)
 def test_a_move_of_a_session_with_limits_has_the_pinned_bytes() -> None:
     assert moves.encode(RECORD).hex() == PINS["move"]
     assert moves.decode(bytes.fromhex(PINS["move"])) == RECORD
+
+
+def test_a_move_of_a_session_with_a_system_of_its_own_has_the_pinned_bytes() -> None:
+    for name, system in (("move, image", ("python:3.11", "")), ("move, work_dir", ("", "/srv/app"))):
+        record = MoveRecord(1, msgspec.structs.replace(PLAIN, image=system[0], work_dir=system[1]), MOVE, 4)
+        assert moves.encode(record).hex() == PINS_OF_SYSTEMS[name]
+        assert moves.decode(bytes.fromhex(PINS_OF_SYSTEMS[name])) == record
 
 
 def test_a_bundle_of_a_session_with_limits_begins_with_the_pinned_bytes() -> None:

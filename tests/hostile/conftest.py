@@ -25,6 +25,7 @@ from executors.local import LocalExecutor
 from executors.nsjail import start as start_nsjail
 from executors.profile import Profile
 from executors.sandboxes import Options
+from executors.systems import OneSystem, Site
 from executors.testing.history import History
 from store.local import LocalStore
 from store.pool import Workspaces
@@ -219,7 +220,7 @@ async def shared_house(shared_doors: Doors, profile: Profile, request: pytest.Fi
         try:
             async with request.param(home / "store" / "probes", profile, request) as (sandbox, settings):
                 pool = store.workspaces(settings)
-                executor = LocalExecutor(sandbox, pool, store.objects, settings.owner)
+                executor = LocalExecutor(OneSystem(Site(sandbox)), pool, store.objects, settings.owner)
                 try:
                     yield House(shared_doors, store, pool, executor, sandbox)
                 finally:

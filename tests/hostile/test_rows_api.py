@@ -22,6 +22,7 @@ from psf.api.keys import Policy
 from psf.limits import LimitRules
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
+from psf.systems import SystemRules
 from tests.hostile.battery import Attack, breaches, each, unconfined
 from tests.hostile.conftest import KINDS, Doors, House
 
@@ -87,8 +88,8 @@ class Api:
 async def api(shared_house: House) -> AsyncIterator[Api]:
     store, capabilities = shared_house.store, shared_house.sandbox.capabilities
     service = SessionService(
-        store.objects, store.heads, store.leases, shared_house.executor, Runtimes(runtimes.load(), "python3", None, b"system"),
-        sandbox=capabilities.sandbox, run_facts={}, clock=time.time, rules=LimitRules(),
+        store.objects, store.heads, store.leases, shared_house.executor, Runtimes(runtimes.load(), "python3", None),
+        systems=SystemRules(capabilities.sandbox), run_facts={}, clock=time.time, rules=LimitRules(),
     )  # fmt: skip
     application = server.build(service, capabilities, Policy(LimitRules(), None), 1 << 20)
     calls: list[str] = []

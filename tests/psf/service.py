@@ -14,6 +14,7 @@ from psf.limits import LimitRules
 from psf.record import Order
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
+from psf.systems import SystemRules
 from store.local import LocalStore
 
 TENANT = "local"
@@ -53,12 +54,12 @@ class Bench:
         self.fake = FakeExecutor(self.store.objects, play)
         self.service = self.another()
 
-    def another(self, sandbox: str = "fake") -> SessionService:
+    def another(self, sandbox: str = "fake", images: tuple[str, ...] = ()) -> SessionService:
         """A further service on the same store, as another process has it."""
-        table = Runtimes(runtimes.load(), "/usr/bin/python3", None, b"system")
+        table = Runtimes(runtimes.load(), "/usr/bin/python3", None)
         return SessionService(
             self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
-            sandbox=sandbox, run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules,
+            systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -11,10 +11,8 @@ from psf.errors import ConfigurationError, RuntimeUnknown
 from psf.runtimes import Runtimes
 
 
-def table(
-    pip_path: str | None = "/opt/psf/lib", interpreter: str = "/usr/bin/python3", system: bytes = b"s"
-) -> Runtimes:
-    return Runtimes(runtimes.load(), interpreter, pip_path, system)
+def table(pip_path: str | None = "/opt/psf/lib", interpreter: str = "/usr/bin/python3") -> Runtimes:
+    return Runtimes(runtimes.load(), interpreter, pip_path)
 
 
 def test_the_languages_are_there() -> None:
@@ -41,12 +39,13 @@ def test_an_unknown_language_is_answered_with_those_there_are() -> None:
 def test_the_environment_digest_depends_on_row_system_interpreter_and_sandbox() -> None:
     languages = table()
     digests = {
-        languages.environment_digest(languages.get(name), sandbox) for name in languages.names for sandbox in ("a", "b")
+        languages.environment_digest(languages.get(name), sandbox, system)
+        for name in languages.names
+        for sandbox, system in (("a", b"s"), ("b", b"s"), ("a", b"t"))
     }
-    digests |= {
-        other.environment_digest(other.get("bash"), "a") for other in (table(system=b"t"), table(interpreter="/p"))
-    }
-    assert len(digests) == 2 * len(languages.names) + 2
+    other = table(interpreter="/p")
+    digests.add(other.environment_digest(other.get("bash"), "a", b"s"))
+    assert len(digests) == 3 * len(languages.names) + 1
 
 
 def test_a_file_of_ones_own_adds_and_replaces_languages(tmp_path: Path) -> None:
