@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 _THREADS = 4
 _INIT_PATIENCE_S = 2.0
 _CONFLICT = 409
+_NO_SHELL = re.compile(r'exec: "/bin/sh": .*no such file')
+_NO_NAME = "invalid reference format"
 DEFAULT_URL = "unix:///var/run/docker.sock"
 _OWN_RECIPE = Path(__file__).parent / "images" / "pybash.Dockerfile"
 _Value = TypeVar("_Value")
@@ -68,7 +71,7 @@ class Daemon:
         """
         daemon = cls(settings)
         try:
-            await daemon._do(daemon._connect)
+            await daemon._do(daemon._connect, telling=False)  # who asked for it is told
         except SandboxBroken as error:
             await daemon.close()
             raise SandboxUnavailable(error.detail or str(error)) from None
@@ -90,8 +93,8 @@ class Daemon:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._client.close)
         self._threads.shutdown(wait=False)
 
-    async def _do(self, act: Callable[[], _Value]) -> _Value:
-        """Do something in a thread, to its end."""
+    async def _do(self, act: Callable[[], _Value], *, telling: bool = True) -> _Value:
+        """Do something in a thread, to its end. `telling`: whether the log says what failed."""
 
         def renamed() -> _Value:
             try:
@@ -105,12 +108,18 @@ class Daemon:
         try:
             return await completed(asyncio.get_running_loop().run_in_executor(self._threads, renamed))
         except SandboxBroken as error:
-            _log.error("Docker: %s", error.detail)
+            if telling:
+                _log.error("Docker: %s", error.detail)
             raise
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
+        if "://" not in self.url:
+            name, refusal = (
+                ("docker.base_url", OptionRefused) if self._settings.base_url else ("DOCKER_HOST", SandboxUnavailable)
+            )
+            raise refusal(f"`{name}`: {self.url!r} is no address of a daemon; it must be one such as {DEFAULT_URL}")
         self._client = docker.APIClient(base_url=self.url, version="auto", timeout=self._settings.patience_s)
         image = self._image()
         self.image_identity = image["Id"]
@@ -128,8 +137,16 @@ class Daemon:
 
     def _image(self) -> Any:
         name = self._settings.image
-        with contextlib.suppress(docker.errors.NotFound):
+        try:
             return self._client.inspect_image(name)
+        except docker.errors.NotFound:
+            pass
+        except docker.errors.APIError as error:
+            if _NO_NAME not in str(error.explanation):
+                raise
+            raise OptionRefused(
+                f"`docker.image`: {name!r} is no name of an image ({error.explanation}); it must be one such as {OWN_IMAGE}"
+            ) from None
         if self._settings.pull == "never":
             raise SandboxUnavailable(f"the image {name} is not here; {how_to_get(name)}")
         try:
@@ -223,10 +240,15 @@ def how_to_register(runtime: str) -> str:
 def said(error: BaseException, url: str) -> str:
     """A failure in words that say what to do, from the library's exception. Pure."""
     if isinstance(error, docker.errors.APIError):
+        if _NO_SHELL.search(str(error.explanation)):
+            return "its image has no /bin/sh, which psf needs in every image; set `docker.image` to one that has it"
         return f"the Docker daemon refused: {error.explanation or error}"
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOENT, errno.ECONNREFUSED):
-        return f"no Docker daemon answers at {url}; start one (`sudo systemctl start docker`), or set where it listens"
+    if number in (errno.ENOENT, errno.ECONNREFUSED) or "Connection refused" in str(error):
+        return (
+            f"no Docker daemon answers at {url}; start one (`sudo systemctl start docker`), or say where it listens"
+            " (DOCKER_HOST, or `--sandbox-options docker.base_url=unix:///...`)"
+        )
     if number in (errno.EACCES, errno.EPERM):
         return f"no permission to use the Docker daemon at {url}; run psf as root, or type `sudo usermod -aG docker $USER` and log in again"
     return f"the Docker daemon at {url} does not answer: {error}"

@@ -78,6 +78,31 @@ def test_what_the_daemon_refuses_is_said_in_its_words() -> None:
     )
 
 
+def test_an_image_without_a_shell_is_told_as_that() -> None:
+    words = 'runc create failed: unable to start container process: exec: "/bin/sh": stat /bin/sh: no such file or directory'
+    assert "has no /bin/sh" in said(docker.errors.APIError("x", explanation=words), "unix:///x")
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["by the settings", "by the environment"])
+async def test_what_is_no_address_is_refused_by_the_name_it_was_given_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "/run/docker.sock")
+    text = await refusal(DockerSettings("image", tmp_path, base_url="/run/docker.sock" if given else None))
+    name = "docker.base_url" if given else "DOCKER_HOST"
+    assert f"`{name}`: '/run/docker.sock' is no address" in text
+    assert "unix:///var/run/docker.sock" in text
+
+
+async def test_what_is_told_whoever_asked_is_no_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = await refusal(DockerSettings("image", tmp_path, base_url="tcp://127.0.0.1:1"))
+    assert text.startswith("no Docker daemon answers at tcp://127.0.0.1:1; start one")
+    assert "docker.base_url=unix:///" in text
+    assert not caplog.records
+
+
 async def test_a_plain_user_is_told_what_needs_root() -> None:
     plain = msgspec.structs.replace(ROOT, privileged=False, user=User(1, 1))
     with pytest.raises(SandboxUnavailable, match="run psf as root, or use bubblewrap"):
@@ -94,7 +119,7 @@ async def test_settings_that_cannot_be_are_refused_before_anything_is_asked(tmp_
         ({"image": "no-such:image"}, "image no-such:image is not here; type `docker pull no-such:image`"),
         ({"image": f"{OWN_IMAGE}:1"}, f"type `docker build -t {OWN_IMAGE}:1 - < "),
         ({"image": "127.0.0.1:1/no-such", "pull": "missing"}, "image 127.0.0.1:1/no-such could not be pulled: "),
-        ({"image": "not an image"}, "not an image"),
+        ({"image": "not an image"}, "`docker.image`: 'not an image' is no name of an image ("),
         ({"runtime": "runsc"}, "no runtime 'runsc' (it has "),
     ],
 )
