@@ -62,7 +62,11 @@ def check(wish: AskedLimits, rules: LimitRules, location: tuple[str | int, ...])
     for name in _NUMBERS:
         value, most = getattr(wish, name), getattr(rules.maximum, name)
         if value is not None and most is not None and value > most:
-            raise InvalidField((*location, name), f"is more than this server gives; at most {most}", value)
+            raise InvalidField(
+                (*location, name),
+                f"is more than this server gives; at most {most:.15g} (its setting `{name}_max`)",
+                value,
+            )
     refuse(wish, rules)
 
 

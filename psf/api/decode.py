@@ -38,6 +38,11 @@ _NO_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _Body = TypeVar("_Body")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`")
+_EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<sign>[<>]=?) (?P<bound>\S+))?(?:, got `(?P<got>[^`]+)`)?")
+_KINDS = {
+    "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list", "object": "an object",
+}  # fmt: skip
+_SIGNS = {">=": "at least", "<=": "at most", ">": "greater than", "<": "less than"}
 
 
 class UnsupportedBody(Exception):
@@ -104,10 +109,10 @@ def _decode(data: bytes, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(data, type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), kind) from None
 
 
-def _invalid(text: str) -> InvalidField:
+def _invalid(text: str, kind: type[Any]) -> InvalidField:
     # The last one: what comes before may quote the client.
     message, _, path = text.rpartition(" - at `$")
     location = ("body", *_parts(path)) if message else ("body",)
@@ -117,8 +122,30 @@ def _invalid(text: str) -> InvalidField:
     if message.startswith("Invalid enum value") and (known := _CHOICES.get(str(location[-1]))):
         return InvalidField(location, f"{message}; there are {', '.join(known)}", kind="type_error")
     if unknown := _UNKNOWN.match(message):
-        return InvalidField((*location, unknown["field"]), "There is no such field", kind="extra_forbidden")
-    return InvalidField(location, message, kind="type_error")
+        known_fields = ", ".join(_fields(kind, location[1:]))
+        words = f"There is no such field; there are {known_fields}"
+        return InvalidField((*location, unknown["field"]), words, kind="extra_forbidden")
+    return InvalidField(location, _expected(message), kind="type_error")
+
+
+def _fields(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields that an object has which `path` leads to, through structs only."""
+    for name in path:
+        kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == name)
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _expected(message: str) -> str:
+    """What a value must be, in words of JSON instead of Python's; other messages as they are."""
+    told = _EXPECTED.fullmatch(message)
+    if told is None:
+        return message
+    if told["sign"]:
+        return f"must be {_SIGNS[told['sign']]} {told['bound'].removesuffix('.0')}"
+    kinds = told["kinds"].split(" | ")
+    must = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
+    got = "one like 1.5 or 1e9" if told["got"] == "float" and "int" in kinds else _KINDS.get(told["got"], told["got"])
+    return f"must be {must}, not {got}"
 
 
 def _parts(path: str) -> list[str | int]:
@@ -131,6 +158,8 @@ def _parts(path: str) -> list[str | int]:
 
 def _malformed(data: bytes, error: Exception) -> InvalidField:
     """What is not JSON at all; and what some clients write in JSON although it has no word for it, by the field it is in."""
+    if not data:
+        return InvalidField(("body",), "is empty; send a JSON object", kind="json_invalid")
     try:
         value = json.loads(data) if len(data) <= EXPLAINED_BYTES_MAX else None
     except (ValueError, RecursionError):

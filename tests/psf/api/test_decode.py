@@ -17,6 +17,7 @@ from executors.paths import Place
 from psf.api import decode
 from psf.api.schemas import CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RollbackRequest, RunCodeRequest
 from psf.errors import InvalidField
+from store import asked
 from store.capture import DEPTH_MAX
 
 KINDS = [CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RollbackRequest, RunCodeRequest]
@@ -76,6 +77,34 @@ def test_a_body_may_be_nested_as_deep_as_it_likes(opening: str, depth: int) -> N
 def test_what_is_not_json_is_told_as_that(data: bytes) -> None:
     error = refused(data)
     assert (error.location, error.kind) == (("body",), "json_invalid")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ('"limits": {"memory_bytes": "1GB"}', "must be a whole number or null, not a text"),
+        ('"limits": {"memory_bytes": 1e99}', "must be a whole number or null, not one like 1.5 or 1e9"),
+        ('"limits": {"wall_time_s": "10s"}', "must be a number or null, not a text"),
+        ('"limits": {"wall_time_s": 0}', "must be greater than 0"),
+        ('"limits": {"cpus": 0}', "must be at least 0.01"),
+        ('"limits": {"open_files": 3}', "must be at least 32"),
+        ('"limits": {"cpus": 20000}', "must be at most 10000"),
+        ('"limits": []', "must be an object, not a list"),
+        ('"limits": null', "must be an object, not null"),
+        ('"require": "memory"', "must be a list, not a text"),
+        ('"limits": {"memory": 5}', f"There is no such field; there are {', '.join(asked.NAMES)}"),
+    ],
+)
+def test_what_a_field_must_be_is_said_in_words_that_fit_json(fields: str, words: str) -> None:
+    assert refused(f"{{{RUN}, {fields}}}").message == words
+
+
+def test_the_fields_there_are_have_the_names_that_clients_send() -> None:
+    assert "there are from, count, names" in refused('{"to": 1}', ForkRequest).message
+
+
+def test_an_empty_body_is_told_as_that() -> None:
+    assert "is empty" in refused("").message
 
 
 def test_of_two_fields_of_one_name_the_last_counts() -> None:

@@ -85,4 +85,5 @@ async def test_the_words_of_a_wrong_network_are_told(api: Api) -> None:
 async def test_more_than_the_maximum_is_told_with_the_maximum(api: Api) -> None:
     _, answer = await api.post("/run_code", {"language": "bash", "code": "x", "limits": {"wall_time_s": 4000}})
     (detail,) = answer["detail"]
-    assert (detail["msg"], detail["input"]) == ("is more than this server gives; at most 3600.0", 4000.0)
+    words = "is more than this server gives; at most 3600 (its setting `wall_time_s_max`)"
+    assert (detail["msg"], detail["input"]) == (words, 4000.0)
