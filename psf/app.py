@@ -157,7 +157,12 @@ def _systems(
 
 
 def check_options(settings: Settings, offers: dict[str, sandboxes.Offer]) -> None:
-    """Raises ConfigurationError when something is told to a sandbox that is not installed."""
+    """Raises ConfigurationError when a sandbox is named, or told something, that is not installed."""
+    if offers and settings.executor not in (sandboxes.AUTO, *offers):
+        known = ", ".join(sorted(offers))
+        raise ConfigurationError(
+            f"executor: there is no sandbox {settings.executor!r}; there are {sandboxes.AUTO}, {known}"
+        )
     for text in settings.sandbox_options:
         if (name := text.partition(".")[0]) not in offers:
             known = ", ".join(sorted(offers))

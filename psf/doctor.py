@@ -222,24 +222,29 @@ def as_json(report: Report) -> str:
     """The report for programs; each lack with what to do about it."""
     facts = msgspec.to_builtins(report)
     for finding in facts["sandboxes"]:
-        finding["remedies"] = {name: advice for name in (*finding["missing"], *finding["failed"]) if (advice := remedy(name, report.machine))}  # fmt: skip
+        finding["remedies"] = {name: advice for name in (*finding["missing"], *finding["failed"]) if (advice := remedy(name, report.machine, finding["name"]))}  # fmt: skip
     return json.dumps(facts, indent=2)
 
 
+_OVERLAYS = "put the store on a file system that overlays can be mounted on, such as ext4, xfs, btrfs or tmpfs"
 _REMEDIES = {
-    "workspace": "put the store on a file system that overlays can be mounted on, such as ext4, xfs, btrfs or tmpfs",
-    "paths": "the same as for workspace",
+    "workspace": _OVERLAYS,
+    "paths": _OVERLAYS,
     "rename": "run psf as root; programs still run as nobody",
-    "exit_status": "use Linux 6.15 or newer; in Docker run psf as root and name no runtime",
-    "user_id": "run psf as root and name no runtime, or use bubblewrap",
-    "scratch": "run psf as root and name no runtime, or use bubblewrap",
-    "egress": "install the Debian packages slirp4netns and nftables, and let /dev/net/tun be opened by all (mode 666); in Docker name no runtime",
+    "exit_status": "use Linux 6.15 or newer",
+    "egress": "install the Debian packages slirp4netns and nftables, and let /dev/net/tun be opened by all (mode 666)",
     "system_calls": "use a machine of x86_64 or aarch64",
 }
+_NOT_ENTERED = ("exit_status", "user_id", "scratch")
+"""What Docker lacks where containers are not entered, whatever else the machine has."""
 
 
-def remedy(name: str, machine: Machine) -> str:
-    """What to install or set to get a guarantee; empty when there is nothing. Pure."""
+def remedy(name: str, machine: Machine, sandbox: str) -> str:
+    """What to install or set to get a guarantee of a sandbox; empty when there is nothing. Pure."""
+    if sandbox == "docker" and name == "paths":
+        return "use bubblewrap or nsjail (`executor`); Docker cannot hide it"
+    if sandbox == "docker" and (name in _NOT_ENTERED or (name in ("egress", "workspace") and not machine.root)):
+        return "run psf as root and name no `docker.runtime`, or use bubblewrap (`executor`)"
     if name in ("memory", "cpus"):
         if machine.root:
             return "mount /sys/fs/cgroup writable, with the controllers memory, pids and cpu (for a container: --cgroupns=private and a writable /sys/fs/cgroup)"  # fmt: skip

@@ -58,7 +58,7 @@ def _show_lacks(console: Console, finding: Finding, report: Report) -> None:
     for name, reason in finding.lacks().items():
         told = f"a trial got past it: {reason}" if name in finding.failed else reason
         _paragraph(console, f"{finding.name} lacks {name}", told)
-        if advice := remedy(name, report.machine):
+        if advice := remedy(name, report.machine, finding.name):
             console.print(Padding(Text(f"To get it: {advice}", style="cyan"), (0, 0, 0, 2)))
     if finding.lacks():
         console.print()

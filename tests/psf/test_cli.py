@@ -92,7 +92,7 @@ def test_a_bubblewrap_that_is_none_is_refused_at_start(tmp_path: Path, program: 
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
-        (("--executor", "dokcer"), 1, ("`executor`", "'dokcer'", "auto, bubblewrap")),
+        (("--executor", "dokcer"), 2, ("executor:", "'dokcer'", "auto, bubblewrap")),
         (("--sandbox-options", "dokcer.image=x"), 2, ("sandbox_options", "'dokcer'", "bubblewrap")),
         (
             ("--executor", "bubblewrap", "--sandbox-options", "bubblewrap.porgram=/x"),

@@ -97,6 +97,8 @@ def test_where_a_server_would_refuse_its_configuration_nothing_is_chosen(tmp_pat
     assert (done.returncode, json.loads(done.stdout)["chosen"]) == (NOTHING_WORKS, None)
     done = run("--store", str(tmp_path / "store"), "--sandbox-options", "dokcer.image=x")
     assert (done.returncode, done.stdout, "'dokcer'" in done.stderr) == (2, "", True)
+    done = run("--store", str(tmp_path / "store"), "--executor", "dokcer")
+    assert (done.returncode, done.stdout, "there are auto, bubblewrap" in done.stderr) == (2, "", True)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +117,20 @@ def test_the_status_is_that_of_the_sandbox_that_would_be_used(facts: dict[str, A
 
 
 def test_what_to_do_depends_on_who_asks() -> None:
-    assert "Delegate=yes" in doctor.remedy("memory", PLAIN)
-    assert "Delegate=yes" not in doctor.remedy("memory", ROOTS)
+    assert "Delegate=yes" in doctor.remedy("memory", PLAIN, "bubblewrap")
+    assert "Delegate=yes" not in doctor.remedy("memory", ROOTS, "bubblewrap")
     assert "user.max_user_namespaces" in doctor.advice_to_start(PLAIN)
     assert doctor.advice_to_start(ROOTS) == ""
-    assert all(doctor.remedy(name, PLAIN) for name in guarantees.QUALITIES)
+    assert all(doctor.remedy(name, PLAIN, "docker") for name in guarantees.QUALITIES)
+
+
+def test_what_to_do_is_what_helps_that_sandbox() -> None:
+    assert "slirp4netns" in doctor.remedy("egress", PLAIN, "nsjail")
+    assert doctor.remedy("egress", PLAIN, "docker").startswith("run psf as root")
+    assert "slirp4netns" in doctor.remedy("egress", ROOTS, "docker")
+    assert "ext4" in doctor.remedy("paths", ROOTS, "bubblewrap")
+    assert doctor.remedy("paths", ROOTS, "docker").startswith("use bubblewrap")
+    assert "docker" not in doctor.remedy("exit_status", ROOTS, "bubblewrap")
 
 
 # -- what is believed --------------------------------------------------------------------------------------------------
@@ -196,7 +207,7 @@ def test_the_page_fits_into_80_columns_and_says_everything(tmp_path: Path, capsy
     assert "BROKEN" in words
     assert "nsjail does not work here: type this" in words
     assert "docker lacks workspace: no overlay" in words
-    assert f"To get it: {doctor.remedy('workspace', report.machine)}" in words
+    assert f"To get it: {doctor.remedy('workspace', report.machine, 'docker')}" in words
     assert "psf serve uses docker here" in words
 
 
@@ -265,5 +276,5 @@ def test_a_plain_user_is_told_what_he_lacks_and_how_to_get_it(plain_home: Path) 
             assert "no Docker daemon answers" in each["reason"] or "no permission" in each["reason"]
         else:
             assert (each["works"], each["failed"]) == (True, {}), each
-    assert found["remedies"]["rename"] == doctor.remedy("rename", PLAIN)
+    assert found["remedies"]["rename"] == doctor.remedy("rename", PLAIN, "bubblewrap")
     assert ("memory" in found["missing"]) == ("memory" in found["remedies"])
