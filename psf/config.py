@@ -50,10 +50,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interpreter: Annotated[str | None, Doc("the Python that programs get, an absolute path")] = None
     runtimes: Annotated[str | None, Doc("TOML file with further languages")] = None
     read_only_paths: Annotated[tuple[str, ...], Doc("host folders that programs may read, where they are")] = ()
-    executor: Annotated[str, Doc("the sandbox to use, by name; auto takes the best that works here")] = "auto"
+    executor: Annotated[
+        str,
+        Doc(
+            "the sandbox to use: docker, bubblewrap, nsjail, or a plug-in by its name; auto: the first of these three that works here"
+        ),
+    ] = "auto"
     bubblewrap: Annotated[str | None, Doc("the bwrap to use (0.11 or newer)")] = None
     nsjail: Annotated[str | None, Doc("the nsjail to use")] = None
-    sandbox_options: Annotated[tuple[str, ...], Doc("what else to tell a sandbox, as NAME.OPTION=VALUE")] = ()
+    sandbox_options: Annotated[
+        tuple[str, ...], Doc("what else to tell a sandbox, as NAME.OPTION=VALUE, such as docker.image=psf/pybash")
+    ] = ()
     sandbox_uid: Annotated[int | None, Doc("user id of programs when psf runs as root")] = None
     workspace: Annotated[Literal["auto", "overlay", "copy"], Doc("how trees become directories")] = "auto"
     workspace_bytes_max: Annotated[int, Doc("disk that directories kept between steps may take together")] = (
@@ -100,6 +107,7 @@ _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
 _OPTION = re.compile(r"[\w-]+\.[\w-]+=.+", re.DOTALL)
+_BEFORE_OPTION = r",(?=[\w-]+\.[\w-]+=)"
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _POSITIVE = ("sandbox_uid", "workspace_bytes_max", "queue_patience_s", "body_bytes_max")
 
@@ -148,7 +156,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         given = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
+        raise ConfigurationError(f"config: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
     for name, value in given.items():
@@ -161,7 +169,9 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _convert(name: str, value: Any, source: str) -> Any:
     kind = get_type_hints(Settings)[name]
     if isinstance(value, str) and get_origin(kind) is tuple:
-        value = [part for part in value.split(",") if part]
+        # What an option says may hold commas itself, as networks do.
+        comma = _BEFORE_OPTION if name == "sandbox_options" else ","
+        value = [part for part in re.split(comma, value.rstrip(",")) if part]
     if isinstance(value, str) and kind is bool:
         value = _BOOLEANS.get(value.lower(), value)
     try:
@@ -193,7 +203,7 @@ def _expected(kind: Any) -> str:
 
 def _fault(name: str, value: Any) -> str | None:
     if name == "sandbox_options" and not all(map(_OPTION.fullmatch, value)):
-        return "must be texts like docker.image=pybash"
+        return "must be texts like docker.image=psf/pybash, NAME.OPTION=VALUE"
     if value == "":
         return "must say something"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -239,4 +249,4 @@ def _word(kind: Any) -> str:
         return "|".join(get_args(kind))
     if get_origin(kind) is tuple:
         return "A,B"
-    return {int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT")
+    return "NUMBER" if {int, float} & {kind, *get_args(kind)} else "TEXT"

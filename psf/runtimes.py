@@ -65,7 +65,7 @@ def load(extra: Path | None = None) -> dict[str, Runtime]:
         try:
             rows |= _parse(extra.read_text(), str(extra))
         except OSError as error:
-            raise ConfigurationError(f"{extra}: {error.strerror}") from None
+            raise ConfigurationError(f"runtimes: {extra}: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{extra}: {error}") from None
     return rows
