@@ -29,7 +29,7 @@ from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
 from psf.descriptors import raise_descriptor_limit
 from psf.errors import CannotListen, ConfigurationError
-from psf.limits import LimitRules, rules_of
+from psf.limits import LimitRules, cut_settings, rules_of
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
 from psf.systems import DOCKER, SystemRules
@@ -88,6 +88,8 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
     try:
         executor, capabilities, system_rules = await _local_executor(settings, store, files, profile)
         try:
+            for cut in cut_settings(settings):
+                _log.warning(cut)
             rules = rules_of(settings, capabilities)
             service = _service(settings, store, executor, rules, profile, system_rules)
             policy = _policy(settings, rules, system_rules)

@@ -49,6 +49,19 @@ def rules_of(settings: Settings, capabilities: Capabilities) -> LimitRules:
     return LimitRules(Limits(**default), Limits(**maximum), settings.allow_egress, capabilities)
 
 
+def cut_settings(settings: Settings) -> list[str]:
+    """What is set and nobody gets, since the maximum is less: a sentence for each. A default that is cut is meant to be. Pure."""
+    usual = Settings()
+    return [
+        f"{name} is {value:.15g}, and runs get {most:.15g}: it is more than {name}_max, which must be set too"
+        for name in _NUMBERS
+        if (value := getattr(settings, name)) != getattr(usual, name)
+        and (most := getattr(settings, f"{name}_max")) is not None
+        and value is not None
+        and value > most
+    ]
+
+
 def merged(*wishes: AskedLimits) -> AskedLimits:
     """What is asked in all; what comes later takes precedence."""
     values: dict[str, Any] = {}

@@ -78,6 +78,12 @@ def test_each_number_has_a_default_and_a_maximum_of_its_name(name: str) -> None:
     assert getattr(limits.effective(more, made), name) == values[f"{name}_max"]
 
 
+def test_what_is_set_in_vain_is_said() -> None:
+    (told,) = limits.cut_settings(Settings(memory_bytes=1 << 35, cpus=2.0, wall_time_s=5.0))
+    assert told.startswith(f"memory_bytes is {1 << 35}, and runs get {1 << 34}: it is more than memory_bytes_max")
+    assert limits.cut_settings(Settings(memory_bytes_max=1 << 30, cpus_max=1.0)) == []
+
+
 def test_a_maximum_below_the_default_is_what_everybody_gets() -> None:
     made = limits.rules_of(config.load({}, {"PSF_MEMORY_BYTES_MAX": "20000000", "PSF_CPUS_MAX": "0.5"}), ABLE)
     got = limits.effective(NOTHING_ASKED, made)
