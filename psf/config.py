@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import ipaddress
 import os
 import re
@@ -103,6 +104,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NUMBER_MAX = 1 << 50
+_MAXIMA = {"port": 65535, "sandbox_uid": (1 << 32) - 2}
 _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
@@ -137,7 +139,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
         if variable.startswith("PSF_") and variable not in ("PSF_CONFIG",) and not variable.startswith("PSF_TEST_"):
             name = variable.removeprefix("PSF_").lower()
             if name not in names:
-                raise ConfigurationError(f"{variable}: there is no setting {name!r}; `psf serve --help` lists them")
+                raise ConfigurationError(f"{variable}: {_no_setting(name)}")
             values[name] = _convert(name, text, variable)
     for name in names:
         if flags.get(name) is not None:
@@ -161,9 +163,16 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: {error}") from None
     for name, value in given.items():
         if name not in Settings.__struct_fields__:
-            raise ConfigurationError(f"{path}: there is no setting {name!r}; `psf serve --help` lists them")
+            raise ConfigurationError(f"{path}: {_no_setting(name)}")
         given[name] = _convert(name, value, str(path))
     return given
+
+
+def _no_setting(name: str) -> str:
+    """That there is none of this name, and which was probably meant."""
+    near = difflib.get_close_matches(name, Settings.__struct_fields__, 1)
+    guess = f" (is {near[0]} meant?)" if near else ""
+    return f"there is no setting {name!r}{guess}; `psf serve --help` lists them"
 
 
 def _convert(name: str, value: Any, source: str) -> Any:
@@ -208,7 +217,7 @@ def _fault(name: str, value: Any) -> str | None:
         return "must say something"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    maximum = 65535 if name == "port" else _NUMBER_MAX
+    maximum = _MAXIMA.get(name, _NUMBER_MAX)
     if name in _MEMORIES and value < _MEMORY_BYTES_MIN:
         return f"must be at least {_MEMORY_BYTES_MIN}: no program starts in less"
     if name.removesuffix("_max") in asked.NAMES:

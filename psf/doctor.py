@@ -27,6 +27,7 @@ from executors.errors import ExecutorError, OptionRefused
 from executors.profile import Profile
 from psf import app
 from psf.config import Settings
+from psf.errors import ConfigurationError
 
 WORKS_WITH_LACKS, NOTHING_WORKS = 3, 4
 """Exit statuses beside 0, which says that the sandbox which would be used gives every guarantee."""
@@ -80,7 +81,12 @@ def run(settings: Settings, offers: dict[str, sandboxes.Offer] | None = None, pa
     app.check_options(settings, offers)
     names = [name for name in sandboxes.ORDER if name in offers]
     names += sorted(set(offers) - set(names))
-    folder = Path(tempfile.mkdtemp(prefix="psf-doctor-", dir=_beside(Path(settings.store))))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="psf-doctor-", dir=_beside(Path(settings.store))))
+    except OSError as error:
+        raise ConfigurationError(
+            f"store: no folder can be made where {settings.store} is: {error.strerror}; choose another"
+        ) from None
     try:
         children = [_begin(offers[name], settings, folder / str(number)) for number, name in enumerate(names)]
         deadline_s = time.monotonic() + patience_s

@@ -99,6 +99,8 @@ def test_nothing_given_means_the_defaults() -> None:
         ([], {"PSF_SLOTS": "many"}, ["PSF_SLOTS"]),
         ([], {"PSF_SLOTS": "-1"}, ["slots"]),
         ([], {"PSF_PROT": "1"}, ["PSF_PROT", "prot", "psf serve --help"]),
+        ([], {"PSF_EXECUTER": "docker"}, ["PSF_EXECUTER", "is executor meant?"]),
+        (["--sandbox-uid", "4294967295"], {}, ["sandbox_uid", "at most 4294967294"]),
         ([], {"PSF_QUEUE_PATIENCE_S": "nan"}, ["queue_patience_s"]),
         ([], {"PSF_QUEUE_PATIENCE_S": "0"}, ["queue_patience_s"]),
         ([], {"PSF_MEMORY_BYTES": "0"}, ["memory_bytes"]),

@@ -260,6 +260,9 @@ def test_a_wrong_setting_is_status_2() -> None:
     done = run(PSF_SLOTS="x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "PSF_SLOTS" in done.stderr
+    done = run(PSF_STORE="/proc/psf")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "store: no folder can be made where /proc/psf is" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
