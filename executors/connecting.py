@@ -26,7 +26,7 @@ _PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.0.0.0/24", "192
 """Networks behind which others live, who trust their neighbours: refused unless allowed by name."""
 _SLIRP, _RULES = "slirp4netns", "nft"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_TUN = "/dev/net/tun"
+TUN = "/dev/net/tun"
 _TUN_DEVICE = os.makedev(10, 200)
 _SHOWN = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/resolv.conf")
 _CAP_NET_ADMIN = 12
@@ -176,15 +176,15 @@ def _move_into_a_root_of_its_own(*, mapped: bool) -> None:
     kernel.make_mounts_private()
     root = next(folder for folder in stage.CANDIDATES if os.path.isdir(folder))
     kernel.mount("tmpfs", root, [("size", "64k"), ("mode", "0755")], devices=True)
-    for path in (*_SHOWN, *([_TUN] if mapped else [])):
+    for path in (*_SHOWN, *([TUN] if mapped else [])):
         _show(path, root)
     for name, descriptor in (("network", _NETWORK), ("owner", _OWNER)):
         Path(f"{root}/{name}").touch()
         kernel.bind(f"/proc/self/fd/{descriptor}", f"{root}/{name}")
     if not mapped:
-        os.makedirs(root + os.path.dirname(_TUN))
-        os.mknod(root + _TUN, 0o666 | 0o020000, _TUN_DEVICE)
-        os.chmod(root + _TUN, 0o666)
+        os.makedirs(root + os.path.dirname(TUN))
+        os.mknod(root + TUN, 0o666 | 0o020000, _TUN_DEVICE)
+        os.chmod(root + TUN, 0o666)
     os.chroot(root)
     os.chdir("/")
 

@@ -6,6 +6,7 @@ How it is made is in executors.connecting; what programs reach by it, in `connec
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -13,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from executors import connecting
-from executors.connecting import RESOLVER
+from executors.connecting import RESOLVER, TUN
 from executors.errors import EgressUnavailable, OptionRefused, SandboxBroken
 from executors.interfaces import Capabilities, RunResult
 from store.snapshot import Limits
@@ -75,11 +76,27 @@ async def tried(egress: Egress, run: Callable[[Limits], Awaitable[RunResult]]) -
 async def _lack(run: Callable[[Limits], Awaitable[RunResult]]) -> str | None:
     if missing := connecting.missing_programs():
         return f"{' and '.join(missing)} not found; {TO_INSTALL}"
+    if os.geteuid() != 0 and (fault := _device_fault()):  # root's launcher makes one of its own
+        return fault
     try:
         result = await run(Limits(network="egress"))
     except SandboxBroken as error:
-        return f"it was tried and failed: {error.detail or error}"
+        return f"it was tried and failed: {'; '.join((error.detail or str(error)).splitlines())}"
     return None if result.exit_code == 0 else f"it was tried and the program ended by {result.ending}"
+
+
+def _device_fault(device: str = TUN) -> str | None:
+    """Why slirp4netns could not open its device, and what to type."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        cure = (
+            "`modprobe tun` makes it"
+            if isinstance(error, FileNotFoundError)
+            else f"`chmod 666 {device}` lets everybody"
+        )
+        return f"{device} cannot be opened: {error.strerror}; as root, {cure} (for a container: --device {device})"
+    return None
 
 
 def told(capabilities: Capabilities, egress: Egress) -> Capabilities:

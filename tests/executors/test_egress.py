@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from executors import bubblewrap, nsjail
-from executors.egress import configured
-from executors.errors import OptionRefused
-from executors.interfaces import Sandbox
+from executors.egress import Egress, _device_fault, configured, tried
+from executors.errors import OptionRefused, SandboxBroken
+from executors.interfaces import RunResult, Sandbox
 from executors.sandboxes import Options, StartSandbox
+from store.snapshot import Limits
 from tests.e2e.test_demo import PLAIN_UID, reachable_python
 from tests.executors import bench, outside, world
 from tests.executors.egress_contract import EgressContract, Open
@@ -146,3 +147,20 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: str, says:
 def test_networks_are_told_one_after_another() -> None:
     found = configured("nsjail", {"egress_allow": "10.1.0.0/16, 10.2.0.0/16  10.3.0.1", "program": "/else"})
     assert (found.allow, found.deny, found.resolvers) == (("10.1.0.0/16", "10.2.0.0/16", "10.3.0.1"), (), ())
+
+
+def test_a_device_that_cannot_be_opened_is_told_with_what_to_type(tmp_path: Path) -> None:
+    assert "`modprobe tun`" in (_device_fault(str(tmp_path / "tun")) or "")
+    assert "`chmod 666 /proc/self`" in (
+        _device_fault("/proc/self") or ""
+    )  # a directory, which nobody opens for writing
+    assert _device_fault("/dev/null") is None
+
+
+async def test_why_a_trial_failed_is_one_line() -> None:
+    async def fails(limits: Limits) -> RunResult:
+        raise SandboxBroken("broken", detail="first\nsecond")
+
+    lack = (await tried(Egress("any"), fails)).lack
+    assert lack is not None
+    assert "\n" not in lack
