@@ -6,6 +6,7 @@ an asynchronous function (`StartSandbox`). What a plug-in does wrong is said of 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -158,6 +159,9 @@ def _shape_fault(name: str, sandbox: object) -> str | None:
     for method in ("open", "close"):
         if not callable(getattr(sandbox, method, None)):
             return f"gave {_kind(sandbox)}, which has no method `{method}`"
+    opening = getattr(sandbox, "open", None)
+    if inspect.iscoroutinefunction(opening) or inspect.isasyncgenfunction(opening):
+        return "gave a sandbox whose `open` is no context manager; it must be one, as @asynccontextmanager makes it"
     capabilities = getattr(sandbox, "capabilities", None)
     if not isinstance(capabilities, Capabilities):
         return f"gave a sandbox whose `capabilities` are {_kind(capabilities)}, not Capabilities"

@@ -153,6 +153,16 @@ def is_not_asynchronous(profile: Profile, options: Options) -> Sandbox:
     return Named("docker")
 
 
+class Undecorated(Named):
+    async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:  # type: ignore[override]
+        raise NotImplementedError
+        yield
+
+
+async def opens_nothing(profile: Profile, options: Options) -> Sandbox:
+    return Undecorated("docker")  # type: ignore[return-value]
+
+
 BROKEN = {
     "no function": (object(), "no function"),
     "fails": (fails, "RuntimeError: out of luck"),
@@ -160,6 +170,7 @@ BROKEN = {
     "gives nothing": (gives_nothing, "no method `open`"),
     "takes nothing": (takes_nothing, "TypeError"),
     "is not asynchronous": (is_not_asynchronous, "async def"),
+    "has an open that cannot be entered": (opens_nothing, "@asynccontextmanager"),
     "calls itself otherwise": (working("bubblewrap"), "calls itself 'bubblewrap'"),
 }
 
