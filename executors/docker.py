@@ -298,7 +298,7 @@ def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) 
     if facts["cpus_missing"] is not None:
         missing.append(f"cpus: no quota of processors ({facts['cpus_missing']}); `cpus` in limits cannot be given")
     if profile.filter_program is None:
-        missing.append("system calls: no filter for this architecture")
+        missing.append("system_calls: no filter for this architecture")
     if facts["label"]:
         missing.append(f"access control: the label {facts['label']} binds a container's init, not the programs in it")
     enforced = {

@@ -234,8 +234,8 @@ def _capabilities(
     group = f"cgroup v{facts.get('CgroupVersion') or '1'}, by Docker"
     missing = [
         "paths: where workspaces and scratch lie on the host shows in a program's table of mounts",
-        f"user id: programs have the user id that they have on the host ({profile.user.uid}), not 1000",
-        "exit status: Docker tells death by signal n as exit code 128+n",
+        f"user_id: programs have the user id that they have on the host ({profile.user.uid}), not 1000",
+        "exit_status: Docker tells death by signal n as exit code 128+n",
         "scratch: on the host's disk and watched, so what is written between two looks goes beyond its size",
     ]
     if overlay is not None:
@@ -266,5 +266,5 @@ def _capabilities(
     if facts["filtered"]:
         enforced["system_calls"] = "seccomp"
     else:
-        missing.append(f"system calls: no filter of ours is on programs of the runtime {settings.runtime or 'runc'}")
+        missing.append(f"system_calls: no filter of ours is on programs of the runtime {settings.runtime or 'runc'}")
     return Capabilities("docker", "copy" if overlay is not None else "overlay", enforced, tuple(missing))

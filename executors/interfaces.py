@@ -71,7 +71,8 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a sandbox enforces here, and how: guarantee -> mechanism. `missing` says each lack in one sentence."""
+    """What a sandbox enforces here, and how: guarantee -> mechanism. `missing` says each lack in one sentence
+    that begins with the guarantee's name and a colon."""
 
     sandbox: str
     workspace: Literal["overlay", "copy"]

@@ -370,9 +370,9 @@ def _capabilities(profile: Profile, sandbox: str, workspace: str, facts: dict[st
     if facts["cpus_missing"] is not None:
         missing.append(f"cpus: no quota of processors ({facts['cpus_missing']}); `cpus` in limits cannot be given")
     if profile.filter_program is None:
-        missing.append("system calls: no filter for this architecture")
+        missing.append("system_calls: no filter for this architecture")
     if not facts["exact_status"]:
-        missing.append("exit status: this kernel (before 6.15) cannot tell exit code 128+n from death by signal n")
+        missing.append("exit_status: this kernel (before 6.15) cannot tell exit code 128+n from death by signal n")
     overlay = facts["overlay"] is None and workspace != "copy"
     if overlay and not profile.privileged:
         missing.append("rename: without root, renaming a directory of an earlier step answers EXDEV; mv copies instead")

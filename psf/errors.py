@@ -61,7 +61,7 @@ class NetworkRefused(PsfError):
 
     def __init__(self) -> None:
         super().__init__(
-            "limits.network: egress is not allowed on this server; its setting `allow_egress` (`psf serve --allow-egress`)"
+            "limits.network of the call or of its session: egress is not allowed on this server; its setting `allow_egress` (`psf serve --allow-egress`)"
             " allows it, and none and loopback need no permission"
         )
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from executors import guarantees
+from pathlib import Path
+
+import msgspec
+
+from executors import docker_exec, guarantees, launched
+from executors.docker_container import DockerSettings
 from executors.interfaces import Capabilities
+from tests.executors import bench
 
 FULL = Capabilities("any", "overlay", dict.fromkeys((*guarantees.GUARANTEES, *guarantees.FACILITIES), "something"), ())
 LACKING = Capabilities(
@@ -41,3 +47,14 @@ def test_a_quality_is_there_until_its_lack_is_told() -> None:
 
 def test_a_facility_that_nothing_provides_is_missing() -> None:
     assert guarantees.missing_of(["egress"], LACKING) == {"egress": "nothing provides it"}
+
+
+def test_our_sandboxes_tell_each_lack_by_the_name_that_can_be_required() -> None:
+    profile = msgspec.structs.replace(bench.profile(), filter_program=None, privileged=False)
+    nothing = {"cgroup": None, "cgroup_missing": "x", "cpus_missing": "x", "exact_status": False}
+    all_lacks = [
+        *launched._capabilities(profile, "any", "auto", nothing | {"overlay": "none"}).missing,
+        *launched._capabilities(profile, "any", "auto", nothing | {"overlay": None}).missing,
+        *docker_exec._capabilities(profile, DockerSettings("x", Path("/")), {"filtered": False}, "none").missing,
+    ]
+    assert {lack.partition(": ")[0] for lack in all_lacks} <= set(guarantees.NAMES)

@@ -73,6 +73,7 @@ async def test_egress_is_refused_by_name_of_the_setting_and_nothing_has_happened
     status, answer = await api.post(path, body)
     assert status == 403
     assert "`allow_egress`" in answer["detail"]
+    assert "of the call or of its session" in answer["detail"]
     assert (await api.state(session), len(list(api.bench.store.heads.roots()))) == (before, roots)
     assert api.bench.fake.requests == []
 
