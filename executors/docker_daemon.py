@@ -148,13 +148,13 @@ class Daemon:
                 f"`docker.image`: {name!r} is no name of an image ({error.explanation}); it must be one such as {OWN_IMAGE}"
             ) from None
         if self._settings.pull == "never":
-            raise SandboxUnavailable(f"the image {name} is not here; {how_to_get(name)}")
+            raise SandboxUnavailable(f"the image {name} is not here; {how_to_get(name, self._settings.base_url)}")
         try:
             self._client.pull(name)
             return self._client.inspect_image(name)
         except docker.errors.APIError as error:
             raise SandboxUnavailable(
-                f"the image {name} could not be pulled: {error.explanation}; {how_to_get(name)}"
+                f"the image {name} could not be pulled: {error.explanation}; {how_to_get(name, self._settings.base_url)}"
             ) from None
 
     def _sweep(self) -> None:
@@ -220,11 +220,14 @@ def _knock(url: str) -> None:
             probe.connect(url.removeprefix("unix://"))
 
 
-def how_to_get(image: str) -> str:
-    """What to type to have an image."""
+def how_to_get(image: str, url: str | None) -> str:
+    """What to type to have an image; `url`: that of a daemon which Docker's commands would not ask by themselves."""
+    command = f"docker -H {url}" if url else "docker"
     if image.split(":", maxsplit=1)[0] == OWN_IMAGE:
-        return f"type `docker build -t {image} - < {_OWN_RECIPE}`"
-    return f"type `docker pull {image}`, or build it"
+        return (
+            f"type `{command} build -t {image} - < {_OWN_RECIPE}`; docs/executors.md says what to do without a registry"
+        )
+    return f"type `{command} pull {image}`, or build it"
 
 
 def how_to_register(runtime: str) -> str:

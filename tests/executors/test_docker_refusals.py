@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from executors.docker import DockerSandbox, DockerSettings
-from executors.docker_daemon import OWN_IMAGE, said
+from executors.docker_daemon import OWN_IMAGE, how_to_get, said
 from executors.errors import SandboxUnavailable
 from executors.profile import User
 from tests.dockerd.daemon import TestDaemon
@@ -116,8 +116,8 @@ async def test_settings_that_cannot_be_are_refused_before_anything_is_asked(tmp_
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"image": "no-such:image"}, "image no-such:image is not here; type `docker pull no-such:image`"),
-        ({"image": f"{OWN_IMAGE}:1"}, f"type `docker build -t {OWN_IMAGE}:1 - < "),
+        ({"image": "no-such:image"}, "image no-such:image is not here; type `docker -H unix:///"),
+        ({"image": f"{OWN_IMAGE}:1"}, f" build -t {OWN_IMAGE}:1 - < "),
         ({"image": "127.0.0.1:1/no-such", "pull": "missing"}, "image 127.0.0.1:1/no-such could not be pulled: "),
         ({"image": "not an image"}, "`docker.image`: 'not an image' is no name of an image ("),
         ({"runtime": "runsc"}, "no runtime 'runsc' (it has "),
@@ -127,6 +127,11 @@ async def test_what_a_daemon_lacks_is_named_with_what_to_type(
     docker_daemon: TestDaemon, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     assert words in await refusal(docker_bench.settings(docker_daemon, tmp_path, **fields))
+
+
+def test_whoever_names_a_daemon_is_told_to_bring_the_image_there() -> None:
+    assert how_to_get("a:b", None) == "type `docker pull a:b`, or build it"
+    assert how_to_get("a:b", "unix:///x") == "type `docker -H unix:///x pull a:b`, or build it"
 
 
 async def test_the_recipe_that_is_named_is_there(docker_daemon: TestDaemon, tmp_path: Path) -> None:
