@@ -337,8 +337,11 @@ class Launcher:
     def _outer_ended(self, job: Job) -> None:
         """The confiner is gone; its pid 1 inside is about to be, and takes every process of the run with it."""
         self._selector.unregister(job.outer_pidfd)
+        self._unwatch(job)
         _, job.outer_status = os.waitpid(job.outer_pid, 0)
         job.ended_s, job.deadline_s, job.look_s = time.monotonic(), None, None
+        if job.init_pidfd < 0:
+            job.adopt_orphan(set().union(*(other.pids() for other in self._jobs.values())))
         if job.init_pidfd < 0:
             self._finish(job)
         else:
@@ -353,7 +356,6 @@ class Launcher:
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job.identity]
-        self._unwatch(job)
         exact = kernel.exit_status(job.program_pidfd) if job.program_pidfd >= 0 else None
         facts: Message = {
             "started": job.started_s is not None,

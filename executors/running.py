@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -81,6 +82,20 @@ class Job:
                 except ProcessLookupError:
                     continue
 
+    def pids(self) -> set[int]:
+        """Children of ours that are known to be this job's."""
+        return {self.outer_pid, self.init_pid, self.connection.pid if self.connection is not None else -1}
+
+    def adopt_orphan(self, known: set[int]) -> None:
+        """Take over, and kill, what the dead confiner of a program that never came to the gate left: its pid namespace's first process.
+
+        Whatever it was told by then, it has become our child; other children of ours are `known`.
+        """
+        for pid in _children() - known:
+            self.init_pid, self.init_pidfd = pid, os.pidfd_open(pid)
+            self.kill_now()
+            return
+
     def close(self) -> None:
         self._disk.rest()
         if self.gate is not None:
@@ -93,5 +108,14 @@ class Job:
 
 
 def parent(pid: int) -> int:
-    """Who started a program that stands at the gate: its pid namespace's first process."""
+    """Who started a process; of a program that stands at the gate: its pid namespace's first process."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _children() -> set[int]:
+    found = set()
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if parent(int(name)) == os.getpid():
+                found.add(int(name))
+    return found

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from executors.bubblewrap import BubblewrapSandbox
@@ -21,6 +22,7 @@ from executors.testing.history import History, said
 from executors.testing.processes import BEAT, assert_still
 from executors.testing.trial import LIMITS, Trial, python
 from store.memory import MemoryObjects
+from store.snapshot import Ending
 from store.workspace import BindMount
 from tests.e2e.conftest import descendants, eventually, is_alive
 from tests.executors import bench
@@ -198,6 +200,18 @@ async def test_a_cell_that_is_closed_runs_nothing_more(trial: Trial) -> None:
 async def test_a_launcher_that_cannot_be_set_up_is_no_sandbox() -> None:
     with pytest.raises(SandboxUnavailable, match="could not be set up"):
         await Launcher.start({"uid": 0, "gid": 0, "bwrap": "/no/bwrap", "bwrap_libraries": ()}, None)
+
+
+async def test_a_run_that_has_no_room_to_begin_leaves_no_process(trial: Trial) -> None:
+    """What brings it up is killed for memory at one moment or another: the one that is killed may have begun a second."""
+    endings, pid = set(), launcher_pid(trial)
+    for memory_bytes in range(300 << 10, 1100 << 10, 25 << 10):
+        result = await trial.run("true", limits=msgspec.structs.replace(LIMITS, memory_bytes=memory_bytes))
+        endings.add(result.ending)
+    if Ending.OUT_OF_MEMORY not in endings:
+        pytest.skip("the memory of a run as a whole cannot be limited here")
+    assert launcher_pid(trial) == pid
+    assert descendants(pid) == set()
 
 
 async def test_no_descriptor_is_left_open_in_the_server(trial: Trial) -> None:
