@@ -188,7 +188,8 @@ class DockerSandbox:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._launcher.close()
+            async with self._restarting:  # one that is just being started is closed, too
+                await self._launcher.close()
             await self._pool.close()
             await self._daemon.close()
 

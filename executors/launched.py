@@ -131,7 +131,8 @@ class LaunchedSandbox:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._launcher.close()
+            async with self._restarting:  # one that is just being started is closed, too
+                await self._launcher.close()
 
     async def _living_launcher(self) -> Launcher:
         """The launcher, started anew if it died: its death ends what it ran, not the server."""

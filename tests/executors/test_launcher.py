@@ -112,6 +112,20 @@ async def test_after_close_no_process_no_mount_and_no_group_is_left(trial: Trial
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
+async def test_a_sandbox_closed_while_its_launcher_is_started_anew_leaves_none(trial: Trial) -> None:
+    killed = launcher(trial)
+    os.kill(killed[0], signal.SIGKILL)
+    assert eventually(lambda: not is_alive(killed))
+    opening = asyncio.create_task(trial.shell("true"))
+    before = descendants(os.getpid())
+    while not descendants(os.getpid()) - before:
+        await asyncio.sleep(0.001)
+    await trial.sandbox.close()
+    with pytest.raises(SandboxBroken):
+        await opening
+    assert launcher_pid(trial) not in {pid for pid, _ in descendants(os.getpid())}
+
+
 async def test_an_executor_survives_its_launcher(tmp_path: Path) -> None:
     """The step fails and its tree stands; the next step works on it."""
     objects = MemoryObjects()
