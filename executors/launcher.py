@@ -34,6 +34,8 @@ class Launcher:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._numbers = itertools.count(1)
         self._send_turn = asyncio.Lock()
+        self._room: asyncio.Future[None] | None = None
+        """Done when whoever has the turn to send may try again."""
         self._linked = True
         self._loop.add_reader(link.fileno(), self._receive)
 
@@ -84,10 +86,10 @@ class Launcher:
         Raises SandboxBroken when the launcher refuses, or is gone.
         """
         identity = number if number is not None else self.number()
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting[identity] = future
+        await self._send({"op": operation, "id": identity, **facts}, descriptors)
+        # Since it was sent nobody else had a turn, so its answer has not been received.
+        future = self._waiting[identity] = self._loop.create_future()
         try:
-            await self._send({"op": operation, "id": identity, **facts}, descriptors)
             answer, received = await future
         finally:
             self._waiting.pop(identity, None)
@@ -130,12 +132,13 @@ class Launcher:
                     raise SandboxBroken(f"the sandbox launcher cannot be reached: {error.strerror}") from None
 
     async def _writable(self) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(self._link.fileno(), lambda: _settle(ready))
+        room = self._room = self._loop.create_future()
+        self._loop.add_writer(self._link.fileno(), lambda: _settle(room))
         try:
-            await ready
+            await room
         finally:
-            self._loop.remove_writer(self._link.fileno())
+            if self._linked:
+                self._loop.remove_writer(self._link.fileno())
 
     def _receive(self) -> None:
         try:
@@ -159,6 +162,9 @@ class Launcher:
         if self._linked:
             self._linked = False
             self._loop.remove_reader(self._link.fileno())
+            self._loop.remove_writer(self._link.fileno())
+            if self._room is not None:
+                _settle(self._room)
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(SandboxBroken("the sandbox launcher is gone"))

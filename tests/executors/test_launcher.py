@@ -126,6 +126,26 @@ async def test_a_sandbox_closed_while_its_launcher_is_started_anew_leaves_none(t
     assert launcher_pid(trial) not in {pid for pid, _ in descendants(os.getpid())}
 
 
+async def test_requests_that_wait_for_a_launcher_end_when_it_is_closed(tmp_path: Path) -> None:
+    """More than its socket holds, to one that takes in nothing and must be killed."""
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text(
+        "import json, socket, sys, time\n"
+        "server = socket.socket(fileno=int(sys.argv[1]))\n"
+        "server.send(json.dumps({'id': json.loads(server.recv(1 << 18))['id']}).encode())\n"
+        "server.recv(1 << 18)\n"
+        "time.sleep(600)\n"
+    )
+    one, _ = await Launcher.start({}, None, deaf)
+    asked = [asyncio.create_task(one.ask("open", [], text="x" * (REQUEST_BYTES_MAX // 2))) for _ in range(40)]
+    await asyncio.sleep(0.1)
+    one._process.kill()
+    await one.close()
+    done, waiting = await asyncio.wait(asked, timeout=5)
+    assert not waiting
+    assert all(isinstance(task.exception(), SandboxBroken) for task in done)
+
+
 async def test_an_executor_survives_its_launcher(tmp_path: Path) -> None:
     """The step fails and its tree stands; the next step works on it."""
     objects = MemoryObjects()
