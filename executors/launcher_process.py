@@ -216,10 +216,12 @@ class Launcher:
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def _on_run(self, message: Message, descriptors: list[int]) -> None:
-        group = None
+        disk, group = self._disks.get(message["cell"]), None
+        if disk is None:
+            raise OSError("the cell is closed")
         if self._cgroups is not None:
             group = self._cgroups.create(message["memory_bytes"], message["group_processes"], message["cpus"])
-        job = Job(message, group, self._disks[message["cell"]])
+        job = Job(message, group, disk)
         try:
             if self._privileged:
                 # Who may not open a pipe cannot write to /dev/stdout by that name.

@@ -159,7 +159,11 @@ def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Ove
 
 
 def _free_bytes(folder: str) -> int:
-    system = os.statvfs(folder)
+    """0 for a folder that is gone: it may be removed under a run."""
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return 0
     return system.f_bfree * system.f_frsize
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from executors.launcher import REQUEST_BYTES_MAX, Launcher
 from executors.testing.history import History, said
 from executors.testing.processes import BEAT, assert_still
 from executors.testing.trial import LIMITS, Trial, python
+from executors.watching import PAUSE_S
 from store.memory import MemoryObjects
 from store.snapshot import Ending
 from store.workspace import BindMount
@@ -223,12 +225,27 @@ async def test_a_workspace_that_is_not_there_is_breakage_and_harms_nobody_else(t
     assert await trial.says("print('works')") == "works"
 
 
-async def test_a_cell_that_is_closed_runs_nothing_more(trial: Trial) -> None:
+async def test_a_cell_that_is_closed_runs_nothing_more_and_harms_nobody_else(trial: Trial) -> None:
+    pid = launcher_pid(trial)
     async with trial.sandbox.open(trial.mount, LIMITS) as cell:
         pass
     with pytest.raises(SandboxBroken):
         await cell.run(Job(("true",), (), b"", LIMITS))
     assert await trial.says("print('works')") == "works"
+    assert launcher_pid(trial) == pid
+
+
+async def test_a_workspace_that_is_removed_under_a_run_harms_nobody_else(trial: Trial) -> None:
+    pid = launcher_pid(trial)
+    running = await begun(trial, "import time; open('beat', 'w').close(); time.sleep(600)")
+    await asyncio.sleep(2 * PAUSE_S)  # what was there is known
+    shutil.rmtree(trial.work)
+    await asyncio.sleep(2 * PAUSE_S)
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert launcher_pid(trial) == pid
 
 
 async def test_a_launcher_that_cannot_be_set_up_is_no_sandbox() -> None:
