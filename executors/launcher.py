@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from executors.child import memory_file
+from executors.completion import completed
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.launcher_process import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
 
@@ -47,31 +49,28 @@ class Launcher:
 
         Raises SandboxUnavailable when it cannot enter its namespaces or mount here.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            ours.setblocking(False)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-            process = subprocess.Popen(  # noqa: ASYNC220 - once, and it returns at once  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", str(program), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
-                cwd="/",
-                start_new_session=True,
-            )
-        launcher = cls(process, ours)
-        descriptor = os.memfd_create("psf-filter", os.MFD_CLOEXEC)
         try:
-            os.write(descriptor, filter_program or b"")
-            facts, _ = await launcher.ask("setup", [descriptor] if filter_program else [], **setup)
+            launcher = cls(*_begin(program))
+        except OSError as error:
+            raise SandboxUnavailable(f"the sandbox launcher could not be started: {error.strerror}") from None
+        try:
+            facts = await launcher._set_up(setup, filter_program)
         except (SandboxBroken, OSError) as error:
-            await launcher.close()
+            await completed(launcher.close())
             reason = getattr(error, "detail", None) or error
             raise SandboxUnavailable(f"the sandbox launcher could not be set up: {reason}") from None
+        except BaseException:
+            await completed(launcher.close())
+            raise
+        return launcher, facts
+
+    async def _set_up(self, setup: dict[str, Any], filter_program: bytes | None) -> dict[str, Any]:
+        descriptor = memory_file(filter_program or b"")
+        try:
+            facts, _ = await self.ask("setup", [descriptor] if filter_program else [], **setup)
         finally:
             os.close(descriptor)
-        return launcher, facts
+        return facts
 
     @property
     def alive(self) -> bool:
@@ -168,6 +167,28 @@ class Launcher:
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(SandboxBroken("the sandbox launcher is gone"))
+
+
+def _begin(program: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a launcher: its process, and our end of the socket to it. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(program), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+    return process, ours
 
 
 def _settle(future: asyncio.Future[None]) -> None:

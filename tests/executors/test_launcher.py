@@ -265,6 +265,30 @@ async def test_a_run_that_has_no_room_to_begin_leaves_no_process(trial: Trial) -
     assert descendants(pid) == set()
 
 
+async def test_a_launcher_whose_start_is_cancelled_is_gone(tmp_path: Path) -> None:
+    silent = tmp_path / "silent.py"
+    silent.write_text("import time; time.sleep(600)")
+    before, descriptors = descendants(os.getpid()), len(os.listdir("/proc/self/fd"))
+    starting = asyncio.create_task(Launcher.start({}, None, silent))
+    while not (started := descendants(os.getpid()) - before):
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.sleep(0.05)
+    os.kill(next(iter(started))[0], signal.SIGKILL)  # it does not go by itself, as a launcher does
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not descendants(os.getpid()) - before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_a_launcher_that_cannot_be_started_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with pytest.raises(SandboxUnavailable, match="could not be started"):
+        await Launcher.start({}, None)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 async def test_no_descriptor_is_left_open_in_the_server(trial: Trial) -> None:
     await trial.says("print(1)")
     before = len(os.listdir("/proc/self/fd"))
