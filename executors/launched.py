@@ -335,7 +335,7 @@ def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, 
     if not answer["started"]:
         return Ending.OUT_OF_MEMORY, None, signal.SIGKILL
     code = os.waitstatus_to_exitcode(answer["status"])
-    if not answer["exact"] and code > 128:
+    if not answer["exact"] and 128 < code <= 128 + signal.SIGRTMAX:
         code = 128 - code
     died_by = -code if code < 0 else None
     if answer["timed_out"] or answer["overrun"] == "cpu" or died_by == signal.SIGXCPU:
