@@ -72,7 +72,7 @@ def connect(pid: int, asked: dict[str, list[str]], user: tuple[int, int] | None,
     `asked`: networks to `allow` and to `deny`, and `resolvers`. `user`: uid and gid to become, as root only. Raises OSError.
     """
     text = rules(own_networks(Path("/proc/self/net/fib_trie").read_text()), **asked)
-    with contextlib.ExitStack() as theirs:
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
 
         def closed_here(descriptor: int) -> int:
             theirs.callback(os.close, descriptor)
@@ -82,16 +82,23 @@ def connect(pid: int, asked: dict[str, list[str]], user: tuple[int, int] | None,
         if os.path.samestat(os.fstat(network), os.stat("/proc/self/ns/net")):
             raise OSError("the program has no network namespace of its own")
         owner = closed_here(fcntl.ioctl(network, _NS_GET_USERNS))
-        ready, their_ready = os.pipe()
-        words, their_words = os.pipe()
-        their_leash, leash = os.pipe()
-        for descriptor in (their_ready, their_words, their_leash):
-            closed_here(descriptor)
+        ready, their_ready = _pipe(ours, theirs)
+        words, their_words = _pipe(ours, theirs)
+        their_leash, leash = _pipe(theirs, ours)
         launcher = os.getpid()
         helper = os.fork()
         if helper == 0:
             _become_way_out(launcher, user, cpu_time_s, text, [their_words, their_ready, their_leash, network, owner])
+        ours.pop_all()
     return Connection(helper, ready, words, leash)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Its ends to read and to write, each closed by whose it is."""
+    reading, writing = os.pipe()
+    reader.callback(os.close, reading)
+    writer.callback(os.close, writing)
+    return reading, writing
 
 
 def own_networks(trie: str) -> list[str]:

@@ -1,7 +1,13 @@
-"""What a way out lets through, as text: what it does is in egress_contract."""
+"""What a way out lets through, as text, and what is left of one that cannot be begun: what it does is in egress_contract."""
 
 from __future__ import annotations
 
+import itertools
+import os
+
+import pytest
+
+from executors import connecting
 from executors.connecting import RESOLVER, own_networks, rules
 
 TRIE = """\
@@ -52,3 +58,20 @@ def test_resolvers_that_are_configured_take_the_place_of_the_machines_own() -> N
     assert "ip daddr { 9.9.9.9, 10.0.0.53 } udp dport 53 accept" in text
     assert RESOLVER not in text
     assert "allowed" not in text
+
+
+@pytest.mark.parametrize("failing", ["fork", "pipe"])
+def test_a_way_out_that_cannot_be_begun_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    times, pipe = itertools.count(), os.pipe
+
+    def fails() -> tuple[int, int]:
+        if failing == "fork" or next(times):
+            raise OSError("refused")
+        return pipe()
+
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)  # our own namespace will do
+    monkeypatch.setattr(os, failing, fails)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="refused"):
+        connecting.connect(os.getpid(), {"allow": [], "deny": [], "resolvers": []}, None, 1)
+    assert len(os.listdir("/proc/self/fd")) == before
