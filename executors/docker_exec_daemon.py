@@ -14,7 +14,8 @@ from executors.profile import User
 
 _HEAD_BYTES_MAX = 64 << 10
 _ACCEPTED = (101, 200)
-_TOLD_PATIENCE_S = 1.0
+_TOLD_PATIENCE_S = 5.0
+"""A busy daemon sees a program's end later than its streams' end."""
 _EVENT_PATIENCE_S = 0.3
 _TOLD_PAUSE_S = 0.02
 _END_PATIENCE_S = 0.1

@@ -99,6 +99,8 @@ class Run:
         if not streams.began.is_set() and not out_of_memory:
             reason = streams.complaint.decode(errors="replace").strip() or f"it ended with {code}"
             raise SandboxBroken("the sandbox could not be set up; the server's log says why", detail=reason)
+        if died and code is None:
+            raise SandboxBroken("the Docker daemon does not tell how a program ended")
         stdout, stderr = streams.outputs()
         ending, exit_code, number = _ending(code, timed_out, self._overrun, streams.flooded.is_set(), out_of_memory)
         hit = [
