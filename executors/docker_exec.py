@@ -12,7 +12,7 @@ import asyncio
 import os
 import resource
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,7 +137,7 @@ class DockerExecSandbox:
     @asynccontextmanager
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
         self._egress.order(limits)  # before anything is done for a run that cannot be
-        scratch = await self._in_thread(self._folders.make_scratch)
+        scratch = await self._in_thread(self._folders.make_scratch, undo=self._remove)
         try:
             descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -145,7 +145,7 @@ class DockerExecSandbox:
             finally:
                 os.close(descriptor)
         finally:
-            await self._in_thread(lambda: self._folders.remove(scratch))
+            await self._remove(scratch)
 
     async def close(self) -> None:
         if not self._closed:
@@ -187,8 +187,13 @@ class DockerExecSandbox:
             os.close(container.stdin)
             await self._daemon.remove(container.identity)
 
-    async def _in_thread(self, act: Callable[[], _Value]) -> _Value:
-        return await completed(asyncio.get_running_loop().run_in_executor(None, act))
+    async def _remove(self, scratch: Path) -> None:
+        await self._in_thread(lambda: self._folders.remove(scratch))
+
+    async def _in_thread(
+        self, act: Callable[[], _Value], undo: Callable[[_Value], Awaitable[object]] | None = None
+    ) -> _Value:
+        return await completed(asyncio.get_running_loop().run_in_executor(None, act), undo)
 
 
 class _ExecCell:

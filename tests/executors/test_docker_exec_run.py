@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from executors.docker_container import DockerSettings
 from executors.docker_daemon import Started
+from executors.docker_exec import DockerExecSandbox
+from executors.docker_exec_folders import HostFolders
 from executors.docker_exec_run import Run
 from executors.errors import SandboxBroken
 from executors.interfaces import Job
 from executors.watching import DiskWatch
 from store.snapshot import Limits
+from store.workspace import BindMount
 from tests.executors import bench
 
 NOBODYS_PID = 1 << 22
@@ -50,3 +56,27 @@ async def test_a_program_of_whose_end_the_daemon_knows_nothing_has_no_ending(tmp
     run = Run(daemon, Started("container", NOBODYS_PID, -1), Job(("true",), (), b"", Limits()), watches, end)
     with pytest.raises(SandboxBroken):
         await run.result({}, bench.profile().user, "/work")
+
+
+async def test_a_cell_that_is_cancelled_while_it_is_opened_leaves_no_folder(tmp_path: Path) -> None:
+    class SlowFolders(HostFolders):
+        def make_scratch(self) -> Path:
+            made = super().make_scratch()
+            time.sleep(0.1)
+            return made
+
+    folders = SlowFolders(tmp_path, {}, bench.profile().user)
+    daemon: Any = StubDaemon()
+    sandbox = DockerExecSandbox(bench.profile(), DockerSettings("image", tmp_path), daemon, folders)
+
+    async def enter() -> None:
+        async with sandbox.open(BindMount(str(tmp_path)), Limits()):
+            raise AssertionError
+
+    opening = asyncio.create_task(enter())
+    await asyncio.sleep(0.05)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not [path for path in folders._root.iterdir() if path.is_dir()]
+    folders.remove()
