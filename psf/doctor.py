@@ -6,6 +6,7 @@ Each is examined in a forked child, so that one that crashes or hangs costs nobo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -87,12 +88,20 @@ def run(settings: Settings, offers: dict[str, sandboxes.Offer] | None = None, pa
         raise ConfigurationError(
             f"store: no folder can be made where {settings.store} is: {error.strerror}; choose another"
         ) from None
+    children: dict[str, tuple[int, int]] = {}
+    found: list[Finding] = []
     try:
-        children = [_begin(offers[name], settings, folder / str(number)) for number, name in enumerate(names)]
+        for number, name in enumerate(names):
+            children[name] = _begin(offers[name], settings, folder / str(number))
         deadline_s = time.monotonic() + patience_s
-        findings = tuple(_end(offers[name], *child, deadline_s) for name, child in zip(names, children, strict=True))
+        for name in names:
+            found.append(_end(offers[name], *children[name], deadline_s))
+            del children[name]
     finally:
+        for pid, _ in children.values():  # whoever interrupts us does not reach them
+            _kill(pid)
         shutil.rmtree(folder, ignore_errors=True)
+    findings = tuple(found)
     chosen = choose(settings.executor, findings)
     return Report(psf.__version__, machine, settings.executor, chosen, status(chosen, findings), findings)
 
@@ -148,12 +157,18 @@ def _end(offer: sandboxes.Offer, pid: int, reading: int, deadline_s: float) -> F
         finding = msgspec.json.decode(data, type=Finding)
         os.waitpid(pid, 0)
     except msgspec.DecodeError:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _kill(pid)
         late = time.monotonic() >= deadline_s
         reason = "did not come to an end and was given up" if late else "crashed while it was tried"
         return Finding(offer.name, offer.distribution, works=False, reason=reason)
     return finding
+
+
+def _kill(pid: int) -> None:
+    """Kill a child and what it started in its group."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _silence() -> None:

@@ -196,6 +196,34 @@ def test_one_that_crashes_or_hangs_is_told_and_the_next_one_is_examined(tmp_path
     assert report.chosen == "docker"
 
 
+def test_whoever_interrupts_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who try are no members of the terminal's group, and hear nothing of it."""
+    begun: list[int] = []
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def beginning(*arguments: Any) -> tuple[int, int]:
+        pid, reading = begin(*arguments)
+        begun.append(pid)
+        return pid, reading
+
+    begin = doctor._begin
+    monkeypatch.setattr(doctor, "_begin", beginning)
+    before = signal.signal(signal.SIGALRM, interrupted)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            examined(tmp_path, offer(lambda: time.sleep(600), "one") | offer(lambda: time.sleep(600), "other"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        left = [pid for pid in begun if os.path.exists(f"/proc/{pid}")]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert (len(begun), left, list(tmp_path.iterdir())) == (2, [], [])
+
+
 def test_the_page_fits_into_80_columns_and_says_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boaster = Boaster(ended(b"got out " * 30), ("workspace: no overlay can be mounted here, " + "long " * 30,))
     report = examined(tmp_path, offer(lambda: boaster) | offer(fails, "nsjail"))
