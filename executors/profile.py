@@ -195,8 +195,7 @@ def _pip_commands(interpreter: str) -> tuple[tuple[str, str], ...]:
 
 def _own_user(configured: int | None) -> User:
     """A user id that no account and no subordinate range has, so that nobody else on the host is behind it."""
-    taken = [line.split(":")[1:] for path in ("/etc/subuid",) for line in _lines(path)]
-    ranges = [range(int(first), int(first) + int(count)) for first, count in taken]
+    ranges = _subordinate_ranges(_lines("/etc/subuid"))
     for uid in [configured] if configured is not None else range(OWN_UID_FIRST, OWN_UID_LAST + 1):
         if uid == 0:
             raise SandboxUnavailable("sandbox_uid may not be 0: programs must not run as root")
@@ -205,6 +204,15 @@ def _own_user(configured: int | None) -> User:
     raise SandboxUnavailable(
         "the user id for sandboxes belongs to an account; set `sandbox_uid` to one that nobody has"
     )
+
+
+def _subordinate_ranges(lines: list[str]) -> list[range]:
+    """User ids that are given out to accounts (subuid(5)); what else stands there gives out none."""
+    fields = [line.split(":") for line in lines]
+    numbers = [
+        tuple(map(int, row[1:])) for row in fields if len(row) == 3 and row[1].isdecimal() and row[2].isdecimal()
+    ]
+    return [range(first, first + count) for first, count in numbers]
 
 
 def _is_account(uid: int) -> bool:

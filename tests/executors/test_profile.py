@@ -192,3 +192,13 @@ def test_where_psf_itself_is_installed_is_not(tmp_path: Path) -> None:
     plain = profiles.build()
     moved = tuple((f"/elsewhere{source}" if source != target else source, target) for source, target in plain.binds)
     assert msgspec.structs.replace(plain, binds=moved).identity() == plain.identity()
+
+
+def test_no_user_is_taken_from_those_that_are_given_out_however_their_file_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = f"# given out\n\nann:{OWN_UID_FIRST}:10\nbroken\nbob:{OWN_UID_FIRST + 10}:x\n"
+    monkeypatch.setattr(profiles, "_lines", lambda _: lines.split())
+    assert profiles._own_user(None).uid == OWN_UID_FIRST + 10
+    with pytest.raises(SandboxUnavailable, match="belongs to an account"):
+        profiles._own_user(OWN_UID_FIRST + 9)
