@@ -15,15 +15,15 @@ from executors.completion import completed
 from executors.docker_daemon import Started
 from executors.docker_exec_daemon import ExecDaemon
 from executors.docker_exec_streams import Streams
+from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken
 from executors.interfaces import Job, RunResult, Usage
 from executors.profile import User
-from store.snapshot import Ending, Limits
+from store.snapshot import Limits
 from store.workspace import BindMount, OverlayMount
 
 _SETUP_PATIENCE_S = 20.0
 _END_PATIENCE_S = 5.0
-_SIGNALS_FIRST, _SIGNALS_LAST = 128 + 1, 128 + 64
 _KILLED = 128 + signal.SIGKILL
 
 Watches = list[tuple[watching.DiskWatch, int, int]]
@@ -102,17 +102,24 @@ class Run:
         if died and code is None:
             raise SandboxBroken("the Docker daemon does not tell how a program ended")
         stdout, stderr = streams.outputs()
-        ending, exit_code, number = _ending(code, timed_out, self._overrun, streams.flooded.is_set(), out_of_memory)
-        hit = [
-            *(["memory"] if out_of_memory else []),
-            *(["processes"] if spent is not None and spent.process_refusals else []),
-            *(["output"] if stdout.truncated or stderr.truncated else []),
-            *([str(self._overrun)] if ending is Ending.DISK_LIMIT else []),
-        ]
+        ending, exit_code, number = ending_of(
+            None if code is None else told_code(code),
+            timed_out=timed_out,
+            overrun=self._overrun,
+            flooded=streams.flooded.is_set(),
+            out_of_memory=out_of_memory,
+        )
+        hit = limits_hit(
+            ending,
+            self._overrun,
+            memory=out_of_memory,
+            processes=spent is not None and spent.process_refusals > 0,
+            output=stdout.truncated or stderr.truncated,
+        )
         wall_time_s = streams.ended_s - streams.began_s if streams.began.is_set() else 0.0
         disk_bytes = await completed(asyncio.get_running_loop().run_in_executor(None, self._watches[0][0].most_bytes))
         usage = Usage(wall_time_s, spent and spent.cpu_time_s, spent and spent.memory_peak_bytes, disk_bytes)
-        return RunResult(ending, exit_code, number, stdout, stderr, tuple(sorted(hit)), usage)
+        return RunResult(ending, exit_code, number, stdout, stderr, hit, usage)
 
     def _spent(self) -> cgroups.GroupUsage | None:
         """What the container has taken so far; None where that cannot be seen, or when it is gone."""
@@ -172,21 +179,3 @@ async def _any_of(patience_s: float, *waits: Awaitable[object]) -> bool:
         for task in tasks:
             task.cancel()
         await completed(asyncio.wait(tasks))
-
-
-def _ending(
-    code: int | None, timed_out: bool, overrun: watching.Overrun | None, flooded: bool, out_of_memory: bool
-) -> tuple[Ending, int | None, int | None]:
-    """How the first process ended: ending, exit code, signal. Pure."""
-    died_by = code - 128 if code is not None and _SIGNALS_FIRST <= code <= _SIGNALS_LAST else None
-    if flooded:
-        return Ending.OUTPUT_LIMIT, None, None
-    if timed_out or overrun == "cpu" or died_by == signal.SIGXCPU:
-        return Ending.TIMED_OUT, None, None
-    if overrun:
-        return Ending.DISK_LIMIT, None, None
-    if out_of_memory and (code is None or died_by == signal.SIGKILL):
-        return Ending.OUT_OF_MEMORY, None, int(signal.SIGKILL)
-    if died_by is not None:
-        return Ending.SIGNALLED, None, died_by
-    return Ending.EXITED, code, None

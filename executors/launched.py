@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import secrets
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +23,7 @@ import msgspec
 from executors import egress
 from executors.completion import completed
 from executors.egress import Egress
+from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
 from executors.launcher import Answer, Launcher
@@ -32,7 +32,7 @@ from executors.paths import SCRATCH
 from executors.profile import Profile
 from executors.sandboxes import Options
 from store.files import Files
-from store.snapshot import Ending, Limits, Network
+from store.snapshot import Limits, Network
 from store.workspace import BindMount, OverlayMount
 
 _log = logging.getLogger(__name__)
@@ -197,16 +197,17 @@ class LaunchedCell(ABC):
                 _log.error("%s did not start: %s", self._sandbox, reason)
                 raise SandboxBroken("the sandbox could not be set up; the server's log says why", detail=reason)
             stdout = stderr = Output()  # of the confiner, which had no room to bring the program up
-        ending, exit_code, number_of_signal = _ending(answer, any(reader.flooded for reader in readers))
-        usage = answer["usage"] or [0, 0, None, None]
-        hit = [
-            *(["memory"] if usage[0] else []),
-            *(["processes"] if usage[1] else []),
-            *(["output"] if stdout.truncated or stderr.truncated else []),
-            *([answer["overrun"]] if ending is Ending.DISK_LIMIT else []),
-        ]
+        return self._result(answer, stdout, stderr, flooded=any(reader.flooded for reader in readers))
+
+    def _result(self, answer: dict[str, Any], stdout: Output, stderr: Output, *, flooded: bool) -> RunResult:
+        out_of_memory, overrun, usage = _out_of_memory(answer), answer["overrun"], answer["usage"] or [0, 0, None, None]
+        ending, exit_code, by_signal = ending_of(
+            _code(answer), timed_out=answer["timed_out"], overrun=overrun, flooded=flooded, out_of_memory=out_of_memory
+        )
+        truncated = stdout.truncated or stderr.truncated
+        hit = limits_hit(ending, overrun, memory=out_of_memory, processes=usage[1] > 0, output=truncated)
         spent = Usage(answer["wall_time_s"], usage[3], usage[2], answer["disk_bytes"])
-        return RunResult(ending, exit_code, number_of_signal, stdout, stderr, tuple(sorted(hit)), spent)
+        return RunResult(ending, exit_code, by_signal, stdout, stderr, hit, spent)
 
 
 class _ConfinedCell(LaunchedCell):
@@ -330,25 +331,12 @@ def resource_limits(limits: Limits, *, in_group: bool) -> dict[str, tuple[int, i
     return chosen
 
 
-def _ending(answer: dict[str, Any], flooded: bool) -> tuple[Ending, int | None, int | None]:
-    """How the first process ended: ending, exit code, signal. Pure."""
+def _code(answer: dict[str, Any]) -> int | None:
+    """How the first process ended, as of `os.waitstatus_to_exitcode`; None when it never began."""
     if not answer["started"]:
-        return Ending.OUT_OF_MEMORY, None, signal.SIGKILL
+        return None
     code = os.waitstatus_to_exitcode(answer["status"])
-    if not answer["exact"] and 128 < code <= 128 + signal.SIGRTMAX:
-        code = 128 - code
-    died_by = -code if code < 0 else None
-    if answer["timed_out"] or answer["overrun"] == "cpu" or died_by == signal.SIGXCPU:
-        return Ending.TIMED_OUT, None, None
-    if answer["overrun"]:
-        return Ending.DISK_LIMIT, None, None
-    if flooded:
-        return Ending.OUTPUT_LIMIT, None, None
-    if died_by == signal.SIGKILL and _out_of_memory(answer):
-        return Ending.OUT_OF_MEMORY, None, died_by
-    if died_by is not None:
-        return Ending.SIGNALLED, None, died_by
-    return Ending.EXITED, code, None
+    return code if answer["exact"] else told_code(code)
 
 
 def _out_of_memory(answer: dict[str, Any]) -> bool:
