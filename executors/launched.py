@@ -119,7 +119,12 @@ class LaunchedSandbox:
 
         async def close(answer: Answer) -> None:
             os.close(answer[1][0])
-            await launcher.ask("close", [], cell=name)
+            try:
+                await launcher.ask("close", [], cell=name)
+            except SandboxBroken:
+                if launcher.alive:
+                    raise
+                # What it mounted went with it.
 
         opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
         answer = await completed(opening, undo=close)

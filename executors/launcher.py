@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -100,8 +101,9 @@ class Launcher:
         return answer, received
 
     async def tell(self, operation: str, number: int) -> None:
-        """Send a request that has no answer of its own."""
-        await self._send({"op": operation, "id": number}, [])
+        """Send a request that has no answer of its own. A launcher that is gone need not be told: what it ran went with it."""
+        with contextlib.suppress(SandboxBroken):
+            await self._send({"op": operation, "id": number}, [])
 
     async def close(self) -> None:
         """End the launcher, and with it all it started and mounted."""

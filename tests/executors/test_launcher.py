@@ -128,6 +128,26 @@ async def test_a_sandbox_closed_while_its_launcher_is_started_anew_leaves_none(t
     assert launcher_pid(trial) not in {pid for pid, _ in descendants(os.getpid())}
 
 
+async def test_a_run_that_is_cancelled_when_its_launcher_has_died_is_cancelled(trial: Trial) -> None:
+    running = await begun(trial)
+    killed = launcher(trial)
+    os.kill(killed[0], signal.SIGSTOP)
+    running.cancel()
+    await asyncio.sleep(0.05)
+    os.kill(killed[0], signal.SIGKILL)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_what_has_ended_stands_when_the_launcher_dies_before_its_cell_is_closed(trial: Trial) -> None:
+    async with trial.sandbox.open(trial.mount, LIMITS) as cell:
+        result = await cell.run(Job(("echo", "done"), (), b"", LIMITS))
+        killed = launcher(trial)
+        os.kill(killed[0], signal.SIGKILL)
+        assert eventually(lambda: not is_alive(killed))
+    assert result.stdout.data == b"done\n"
+
+
 async def test_requests_that_wait_for_a_launcher_end_when_it_is_closed(tmp_path: Path) -> None:
     """More than its socket holds, to one that takes in nothing and must be killed."""
     deaf = tmp_path / "deaf.py"
