@@ -62,9 +62,10 @@ class Container:
 class _ContainerJob(Job):
     """Killed by its program alone: the container lives on, and the supervisor clears it out."""
 
-    def __init__(self, message: Message, group: cgroups.Group | None, container: Container) -> None:
-        assert container.disk is not None
-        super().__init__(message, group, container.disk)
+    def __init__(
+        self, message: Message, group: cgroups.Group | None, container: Container, disk: watching.DiskWatch
+    ) -> None:
+        super().__init__(message, group, disk)
         self.container = container
         self.said = -1
         """Where the supervisor says how the program ended."""
@@ -208,26 +209,15 @@ class ContainerLauncher(launcher_process.Launcher):
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def _on_run(self, message: Message, descriptors: list[int]) -> None:
-        container = self._containers[message["container"]]
-        group = None
+        container, group = self._containers.get(message["container"]), None
+        if container is None or container.disk is None:
+            raise OSError("the cell is closed")
         if container.groups is not None:
             group = container.groups.create(message["memory_bytes"], message["group_processes"], message["cpus"])
-        job = _ContainerJob(message, group, container)
-        try:
-            # Who may not open a pipe cannot write to /dev/stdout by that name.
-            for stream in descriptors[:3]:
-                os.fchown(stream, self._uid, self._gid)
-            self._enter(job, message, descriptors)
-        except OSError:
-            job.close()
-            if group is not None:
-                group.remove()
-            raise
-        job.outer_pidfd = os.pidfd_open(job.outer_pid)
-        self._jobs[job.identity] = job
-        assert job.gate is not None
-        self._watch(job.gate.fileno(), lambda: self._release(job))
-        self._watch(job.outer_pidfd, lambda: self._supervisor_ended(job))
+        job = _ContainerJob(message, group, container, container.disk)
+        self._begin(
+            job, descriptors, lambda: self._enter(job, message, descriptors), lambda: self._supervisor_ended(job)
+        )
 
     def _enter(self, job: _ContainerJob, message: Message, descriptors: list[int]) -> None:
         container = job.container

@@ -23,6 +23,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,22 +223,24 @@ class Launcher:
         if self._cgroups is not None:
             group = self._cgroups.create(message["memory_bytes"], message["group_processes"], message["cpus"])
         job = Job(message, group, disk)
+        self._begin(job, descriptors, lambda: self._fork(job, message, descriptors), lambda: self._outer_ended(job))
+
+    def _begin(self, job: Job, descriptors: list[int], fork: Callable[[], None], ended: Callable[[], None]) -> None:
+        """Start what brings a program to the gate, and wait for both; `descriptors` are the program's streams."""
         try:
             if self._privileged:
                 # Who may not open a pipe cannot write to /dev/stdout by that name.
                 for stream in descriptors[:3]:
                     os.fchown(stream, self._uid, self._gid)
-            self._fork(job, message, descriptors)
+            fork()
+            job.outer_pidfd = os.pidfd_open(job.outer_pid)
         except OSError:
-            job.close()
-            if group is not None:
-                group.remove()
+            job.give_up()
             raise
-        job.outer_pidfd = os.pidfd_open(job.outer_pid)
         self._jobs[job.identity] = job
         assert job.gate is not None
         self._watch(job.gate.fileno(), lambda: self._release(job))
-        self._watch(job.outer_pidfd, lambda: self._outer_ended(job))
+        self._watch(job.outer_pidfd, ended)
 
     def _fork(self, job: Job, message: Message, descriptors: list[int]) -> None:
         with contextlib.ExitStack() as ours:
@@ -382,7 +385,7 @@ class Launcher:
         if job is not None:
             job.kill()
 
-    def _watch(self, descriptor: int, act: Any) -> None:
+    def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
 
 

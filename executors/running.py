@@ -96,6 +96,15 @@ class Job:
             self.kill_now()
             return
 
+    def give_up(self) -> None:
+        """Take back what was begun of a job that nobody waits for."""
+        if self.outer_pid >= 0:
+            os.kill(self.outer_pid, signal.SIGKILL)
+            os.waitpid(self.outer_pid, 0)
+        self.close()
+        if self.group is not None:
+            self.group.remove()
+
     def close(self) -> None:
         self._disk.rest()
         if self.gate is not None:
