@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -169,7 +168,7 @@ class ContainerLauncher(launcher_process.Launcher):
                 docker_mounts.attach_scratch(room, scratch["folders"])
 
             self._in_mount_namespace(container.pidfd, attach)
-            container.disk = _disk_watch(message["mount"])
+            container.disk = watching.of_mount(message["mount"])
             descriptor = closed_here(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room))
             self._answer(message, [descriptor])
 
@@ -272,12 +271,6 @@ class ContainerLauncher(launcher_process.Launcher):
             job.container.clean &= job.group.remove()
         job.close()
         self._answer({"id": job.identity}, **facts)
-
-
-def _disk_watch(mount: dict[str, Any]) -> watching.DiskWatch:
-    if "lowers" in mount:
-        return watching.DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False)
-    return watching.DiskWatch(mount["folder"], grown=True)
 
 
 def _in_child(act: Callable[[], None]) -> None:

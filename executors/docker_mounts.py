@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from executors import docker_kernel, kernel
+from executors import docker_kernel, kernel, stage
 
 _TEXTS_AT = "/dev/shm"
 """Where the files are for a moment before they are shown where they belong: a folder that every container has."""
@@ -21,9 +21,7 @@ def work_mount(mount: dict[str, Any]) -> int:
     # By names relative to the workspace, so that the mount table inside shows no host path.
     os.chdir(mount["folder"])
     try:
-        options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in mount["lowers"]]
-        options += [("upperdir", mount["upper"]), ("workdir", mount["work"]), ("volatile", None)]
-        return docker_kernel.new_mount("overlay", [*options, ("redirect_dir", "on"), ("metacopy", "off")])
+        return docker_kernel.new_mount("overlay", stage.overlay_options(mount, privileged=True))
     finally:
         os.chdir("/")
 

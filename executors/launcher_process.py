@@ -137,12 +137,12 @@ class Launcher:
     def _try_overlay(self, folder: str) -> str | None:
         """Mount an overlay where workspaces will be; None when that works, else why not."""
         target = f"{self._stage}/probe"
-        names = ("probe-lower", "probe-upper", "probe-work")
+        mount = {"folder": folder, "lowers": ["probe-lower"], "upper": "probe-upper", "work": "probe-work"}
         try:
-            for name in (target, *(f"{folder}/{name}" for name in names)):
+            for name in (target, *(f"{folder}/probe-{name}" for name in ("lower", "upper", "work"))):
                 os.mkdir(name)
             try:
-                self._mount_overlay(folder, [names[0]], names[1], names[2], target)
+                stage.mount_overlay(mount, target, privileged=self._privileged)
                 kernel.unmount(target)
             finally:
                 os.rmdir(target)
@@ -159,11 +159,10 @@ class Launcher:
             os.mkdir(f"{cell}/{name}")
         try:
             if "lowers" in mount:
-                self._mount_overlay(mount["folder"], mount["lowers"], mount["upper"], mount["work"], f"{cell}/work")
-                disk = watching.DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False)
+                stage.mount_overlay(mount, f"{cell}/work", privileged=self._privileged)
             else:
                 kernel.bind(mount["folder"], f"{cell}/work")
-                disk = watching.DiskWatch(mount["folder"], grown=True)
+            disk = watching.of_mount(mount)
             sizes: list[tuple[str, str | None]] = [
                 ("size", str(scratch["bytes"])),
                 ("nr_inodes", str(scratch["inodes"])),
@@ -202,17 +201,6 @@ class Launcher:
             os.rmdir(target)
         os.rmdir(cell)
         return busy
-
-    def _mount_overlay(self, folder: str, lowers: list[str], upper: str, work: str, target: str) -> None:
-        # By names relative to the workspace, so that the mount table inside the sandbox shows no host path.
-        os.chdir(folder)
-        try:
-            options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in lowers]
-            options += [("upperdir", upper), ("workdir", work), ("volatile", None)]
-            options += [("redirect_dir", "on"), ("metacopy", "off")] if self._privileged else [("userxattr", None)]
-            kernel.mount("overlay", target, options)
-        finally:
-            os.chdir("/")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from executors import kernel
 
@@ -72,6 +73,27 @@ def show(stage: str, name: str, source: str) -> None:
         kernel.bind(source, target)
     finally:
         os.chdir("/")
+
+
+def mount_overlay(mount: dict[str, Any], target: str, *, privileged: bool) -> None:
+    """Mount the overlay of a workspace (`OverlayMount`). Raises OSError."""
+    # By names relative to the workspace, so that the mount table inside the sandbox shows no host path.
+    os.chdir(mount["folder"])
+    try:
+        kernel.mount("overlay", target, overlay_options(mount, privileged=privileged))
+    finally:
+        os.chdir("/")
+
+
+def overlay_options(mount: dict[str, Any], *, privileged: bool) -> list[tuple[str, str | None]]:
+    """How the kernel is told of it, in names relative to its folder. Pure."""
+    return [
+        *(("lowerdir+", lower) for lower in mount["lowers"]),
+        ("upperdir", mount["upper"]),
+        ("workdir", mount["work"]),
+        ("volatile", None),
+        *([("redirect_dir", "on"), ("metacopy", "off")] if privileged else [("userxattr", None)]),
+    ]
 
 
 def write_text(stage: str, name: str, text: str) -> None:

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 Overrun = Literal["disk", "inodes", "cpu"]
 
@@ -150,6 +150,13 @@ class DiskWatch:
             if len(self._open) > DESCRIPTORS_MAX:
                 os.close(self._open.popitem(last=False)[1])
         return self._open[directory]
+
+
+def of_mount(mount: dict[str, Any]) -> DiskWatch:
+    """For a workspace as the launchers are told of it (`OverlayMount`, `BindMount`)."""
+    if "lowers" in mount:
+        return DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False)
+    return DiskWatch(mount["folder"], grown=True)
 
 
 def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Overrun | None:
