@@ -42,7 +42,7 @@ def become_confiner(
         targets = (0, 1, 2, GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR)
         for source, target in zip(moved, targets, strict=True):
             os.dup2(source, target)
-        _restore_signals()
+        restore_signals()
         os.closerange(3, GATE_DESCRIPTOR)
         os.closerange(FILTER_DESCRIPTOR + 1, 1 << 16)
         # After the descriptors are in their places: a low limit would not let them be moved.
@@ -63,7 +63,7 @@ def become_confiner(
         os._exit(125)
 
 
-def _restore_signals() -> None:
+def restore_signals() -> None:
     """Programs inherit what is ignored: by us, by Python, or by whoever started the server (nohup)."""
     for number in signal.valid_signals():
         if signal.getsignal(number) is signal.SIG_IGN:

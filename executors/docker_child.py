@@ -16,10 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from executors import docker_kernel as kernel
-from executors import docker_mounts
-from executors.child import set_limit
-from executors.kernel import make_mounts_private
+from executors import docker_kernel, docker_mounts, kernel
+from executors.child import restore_signals, set_limit
 
 INSIDE_ID = 1000
 UNCLEAN, NOT_STARTED = 3, 125
@@ -45,7 +43,7 @@ def supervise(entry: Entry) -> NoReturn:
     """Start the program, wait for its end, clear out the container. Exits with UNCLEAN when something is left in it."""
     status = NOT_STARTED
     try:
-        kernel.die_with_parent(signal.SIGKILL)
+        docker_kernel.die_with_parent()
         kernel.become_subreaper()
         choose_next_number(PROGRAM_NUMBER)
         ours, theirs = socket.socketpair()
@@ -102,15 +100,15 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         own_pid = os.readlink("/proc/self")  # as the host counts, whose /proc this still is
         for entrance in entry.entrances:
             os.write(entrance, b"0")
-        kernel.join_namespaces(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS)
+        kernel.enter(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS)
         if message["network"] == "none":
-            kernel.leave_namespaces(kernel.CLONE_NEWNET)  # in a new one the loopback is down
+            kernel.unshare(kernel.CLONE_NEWNET)  # in a new one the loopback is down
         if message["egress"] is not None:
-            kernel.leave_namespaces(kernel.CLONE_NEWNS)  # the container's other runs see other files
-            make_mounts_private()
+            kernel.unshare(kernel.CLONE_NEWNS)  # the container's other runs see other files
+            kernel.make_mounts_private()
             docker_mounts.show_texts(message["texts"])
         # Of its own: what programs leave in an ipc namespace outlives them; and where a group lies tells how many ran before.
-        kernel.leave_namespaces(kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
+        kernel.unshare(kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
         for target, descriptor in enumerate(entry.standard):
             os.dup2(descriptor, target)
         _keep_only({0, 1, 2, entry.gate, link.fileno()})
@@ -120,15 +118,15 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         _change_user(entry.user, link, own_pid)
         if message["egress"] is not None:
             # Of its own, and its user namespace's: the container's is for all its runs, and stays without a way out.
-            kernel.leave_namespaces(kernel.CLONE_NEWNET)
+            kernel.unshare(kernel.CLONE_NEWNET)
         # Counts this run alone only when it is set inside the user namespace.
         set_limit("NPROC", message["processes"], message["processes"])
         os.chdir(message["work_dir"])
-        _restore_signals()
-        kernel.drop_capabilities()
+        restore_signals()
+        docker_kernel.drop_capabilities()
         if entry.filter_program:
-            kernel.filter_system_calls(entry.filter_program)
-        kernel.die_with_parent(signal.SIGKILL)
+            docker_kernel.filter_system_calls(entry.filter_program)
+        docker_kernel.die_with_parent()
         with socket.socket(fileno=entry.gate) as gate:
             gate.send(b"\n")
             if not gate.recv(1):
@@ -146,7 +144,7 @@ def _change_user(user: tuple[int, int], link: socket.socket, own_pid: str) -> No
     os.setgroups([])
     os.setresgid(user[1], user[1], user[1])
     os.setresuid(user[0], user[0], user[0])
-    kernel.leave_namespaces(kernel.CLONE_NEWUSER)
+    kernel.unshare(kernel.CLONE_NEWUSER)
     link.send(own_pid.encode())
     if not link.recv(1):
         raise OSError("the user namespace got no identity")
@@ -164,13 +162,6 @@ def _give_identity(link: socket.socket, user: tuple[int, int]) -> None:
     ):
         Path(f"/proc/{pid}/{name}").write_text(text)
     link.send(b"\n")
-
-
-def _restore_signals() -> None:
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _keep_only(wanted: set[int]) -> None:

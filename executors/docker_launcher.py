@@ -20,8 +20,16 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from executors import cgroups, docker_child, docker_groups, docker_mounts, launcher_process, watching
-from executors import docker_kernel as container_kernel
+from executors import (
+    cgroups,
+    docker_child,
+    docker_groups,
+    docker_kernel,
+    docker_mounts,
+    kernel,
+    launcher_process,
+    watching,
+)
 from executors.running import Job, Message
 
 _FAILED = 1
@@ -130,7 +138,7 @@ class ContainerLauncher(launcher_process.Launcher):
         """In a container's mount namespace, once: our files in place of its, and nothing that programs need not see."""
         docker_mounts.show_texts(self._texts)
         docker_mounts.take_away()
-        container_kernel.guard_proc()
+        docker_kernel.guard_proc()
 
     def _on_abandon(self, message: Message, _: list[int]) -> None:
         container = self._containers.pop(message["container"], None)
@@ -155,16 +163,16 @@ class ContainerLauncher(launcher_process.Launcher):
                 ("size", str(scratch["bytes"])),
                 ("nr_inodes", str(scratch["inodes"])),
             ]
-            room = closed_here(container_kernel.new_mount("tmpfs", [*sizes, ("mode", "0755")]))
+            room = closed_here(kernel.new_mount("tmpfs", [*sizes, ("mode", "0755")]))
             for name in scratch["folders"].values():
                 os.mkdir(name, 0o755, dir_fd=room)
                 os.chown(name, self._uid, self._gid, dir_fd=room)
             shared = [("size", str(message["shared_memory_bytes"])), ("mode", "1777")]
-            memory = closed_here(container_kernel.new_mount("tmpfs", list(shared)))
+            memory = closed_here(kernel.new_mount("tmpfs", list(shared)))
 
             def attach() -> None:
-                container_kernel.attach(work, message["work_dir"])
-                container_kernel.attach(memory, "/dev/shm")
+                kernel.attach(work, message["work_dir"])
+                kernel.attach(memory, "/dev/shm")
                 docker_mounts.attach_scratch(room, scratch["folders"])
 
             self._in_mount_namespace(container.pidfd, attach)
@@ -191,7 +199,7 @@ class ContainerLauncher(launcher_process.Launcher):
         """Do something in a container's mount namespace, by a child: nobody comes back from there."""
 
         def there() -> None:
-            container_kernel.join_namespaces(pidfd, container_kernel.CLONE_NEWNS)
+            kernel.enter(pidfd, kernel.CLONE_NEWNS)
             act()
 
         _in_child(there)
@@ -199,11 +207,11 @@ class ContainerLauncher(launcher_process.Launcher):
     @contextlib.contextmanager
     def _births_in(self, pidfd: int) -> Iterator[None]:
         """Meanwhile our children are born in the pid namespace of another process."""
-        container_kernel.join_namespaces(pidfd, container_kernel.CLONE_NEWPID)
+        kernel.enter(pidfd, kernel.CLONE_NEWPID)
         try:
             yield
         finally:
-            container_kernel.join_namespaces(self._own_pids, container_kernel.CLONE_NEWPID)
+            kernel.enter(self._own_pids, kernel.CLONE_NEWPID)
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def work_mount(mount: dict[str, Any]) -> int:
     # By names relative to the workspace, so that the mount table inside shows no host path.
     os.chdir(mount["folder"])
     try:
-        return docker_kernel.new_mount("overlay", stage.overlay_options(mount, privileged=True))
+        return kernel.new_mount("overlay", stage.overlay_options(mount, privileged=True))
     finally:
         os.chdir("/")
 
@@ -34,7 +34,7 @@ def scratch_root(folders: dict[str, str]) -> str:
 def attach_scratch(room: int, folders: dict[str, str]) -> None:
     """One file system, so that all folders share its size, shown folder by folder."""
     root = scratch_root(folders)
-    docker_kernel.attach(room, root)
+    kernel.attach(room, root)
     for path, name in folders.items():
         if path != root:
             kernel.bind(f"{root}/{name}", path)
@@ -43,8 +43,8 @@ def attach_scratch(room: int, folders: dict[str, str]) -> None:
 
 def show_texts(texts: dict[str, str]) -> None:
     """Have files that psf makes up seen in place of the image's, where the image has such; for as long as the container lives."""
-    room = docker_kernel.new_mount("tmpfs", [("size", "256k"), ("mode", "0755")])
-    docker_kernel.attach(room, _TEXTS_AT)
+    room = kernel.new_mount("tmpfs", [("size", "256k"), ("mode", "0755")])
+    kernel.attach(room, _TEXTS_AT)
     os.close(room)
     for number, (path, text) in enumerate(texts.items()):
         if os.path.isfile(path) and not os.path.islink(path):
