@@ -3,7 +3,7 @@
 Each run has a container of its own, made for its limits and thrown away after it: what is shown in a container cannot be
 changed later, and no process outlives its container. Programs are started by the daemon (`docker exec`) beside an init
 that lives as long as the server holds its input. So it works for members of the group `docker`, and for runtimes whose containers
-have a kernel of their own; each run costs what a container costs (docs/adr/0011).
+have a kernel of their own; each run costs what a container costs (docs/adr/0012).
 """
 
 from __future__ import annotations

@@ -28,11 +28,10 @@ class Egress(msgspec.Struct, frozen=True):
     """`allow`: private networks that programs may reach. `deny`: networks that they may not, beside what nobody reaches.
 
     `resolvers`: addresses of name servers for programs; none: the machine's own, which slirp4netns asks for them. `lack`: why
-    `sandbox` cannot give any of it here, once that is known.
+    the `sandbox` of this name cannot give any of it here, once that is known.
     """
 
     sandbox: str = ""
-
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()

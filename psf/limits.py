@@ -25,7 +25,6 @@ _BOUNDLESS: dict[str, Any] = dict.fromkeys(_AMOUNTS, asked.AMOUNT_MAX) | {
 _ABLE = Capabilities("any", "copy", dict.fromkeys(guarantees.NAMES, "assumed"), ())
 _NUMBERS = tuple(name for name in asked.NAMES if name != "network")
 
-
 StageLimits = tuple[tuple[str, Limits], ...]
 """What each stage of a step gets, by its name, in their order."""
 
@@ -33,7 +32,7 @@ StageLimits = tuple[tuple[str, Limits], ...]
 class LimitRules(msgspec.Struct, frozen=True):
     """`default`: what whoever asks for nothing gets. `maximum`: the most there is to be had; of `cpus`, None: all.
 
-    `capabilities`: what the sandbox can do here;
+    `allow_egress`: whether runs may ask for a network beyond the machine. `capabilities`: what the sandbox can do here.
     """
 
     default: Limits = Limits()
