@@ -69,17 +69,29 @@ class LocalExecutor:
         self._systems, self._workspaces, self._objects, self._owner = systems, workspaces, objects, owner
         self._files = files or Files()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="psf-store")
+        self._steps, self._no_step = 0, asyncio.Event()
+        self._no_step.set()
 
     async def execute(self, request: Request) -> Result:
-        async with self._systems.site(request.system) as site:
-            workspace = await self._in_thread(lambda: self._acquire(request, site), undo=self._discard)
-            try:
-                stages, gathered = await self._run(request, site, workspace)
-            except BaseException:
-                # Cancelled or broken: whatever lies in it is not a known tree.
-                await self._discard(workspace)
-                raise
-            return await self._in_thread(lambda: self._capture(request, site, workspace, stages, gathered))
+        self._steps += 1
+        self._no_step.clear()
+        try:
+            async with self._systems.site(request.system) as site:
+                return await self._execute(request, site)
+        finally:
+            self._steps -= 1
+            if not self._steps:
+                self._no_step.set()
+
+    async def _execute(self, request: Request, site: Site) -> Result:
+        workspace = await self._in_thread(lambda: self._acquire(request, site), undo=self._discard)
+        try:
+            stages, gathered = await self._run(request, site, workspace)
+        except BaseException:
+            # Cancelled or broken: whatever lies in it is not a known tree.
+            await self._discard(workspace)
+            raise
+        return await self._in_thread(lambda: self._capture(request, site, workspace, stages, gathered))
 
     async def prepare(self, system: System) -> None:
         async with self._systems.site(system):
@@ -87,6 +99,7 @@ class LocalExecutor:
 
     async def close(self) -> None:
         await self._systems.close()
+        await self._no_step.wait()  # those that ran have failed with their sandbox; others are being captured
         await self._in_thread(self._workspaces.close)
         self._threads.shutdown()
 

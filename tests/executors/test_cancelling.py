@@ -6,13 +6,16 @@ import asyncio
 import gc
 import os
 import random
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from executors.completion import completed
 from executors.local import LocalExecutor
-from executors.testing.history import SHELL, History, make_request, said
+from executors.testing.history import SHELL, History, contents, make_request, said
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE
 from tests.e2e.conftest import descendants, eventually, is_alive
@@ -89,6 +92,23 @@ async def test_a_step_that_is_cancelled_while_it_is_captured_gives_its_workspace
             await asyncio.wait([step])
             results = [await executor.execute(make_request(EMPTY_TREE, 1, SHELL, "ls")) for _ in range(2)]
             assert [said(result) for result in results] == ["_psf_main.sh"] * 2
+
+
+async def test_a_step_that_is_captured_while_its_executor_is_closed_comes_to_its_end(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    async with bench.local_executor(tmp_path, objects, "copy") as executor:
+        read, captured = executor._read, threading.Event()
+
+        def slowly(*arguments: Any) -> Any:
+            captured.set()
+            time.sleep(0.3)
+            return read(*arguments)
+
+        executor._read = slowly  # type: ignore[method-assign]
+        step = asyncio.create_task(executor.execute(make_request(EMPTY_TREE, 1, SHELL, "echo 1 > kept")))
+        await asyncio.to_thread(captured.wait)
+    assert step.done()
+    assert contents(objects, (await step).tree) == {"kept": b"1\n"}
 
 
 async def test_work_is_completed_and_undone_however_often_its_caller_is_cancelled() -> None:
