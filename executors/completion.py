@@ -13,7 +13,7 @@ async def completed(work: Awaitable[_Value], undo: Callable[[_Value], Awaitable[
     """The result of `work`, which is never abandoned half-done.
 
     A caller that is cancelled meanwhile, however often, is cancelled when the work has ended, and `undo` has taken back
-    what it made: nobody else ever sees it.
+    what it made: nobody else ever sees it. What failed of either is the cancellation's cause.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -24,7 +24,11 @@ async def completed(work: Awaitable[_Value], undo: Callable[[_Value], Awaitable[
             cancelled = error
     if cancelled is None:
         return task.result()
-    if undo is not None and not task.cancelled() and task.exception() is None:
+    if task.cancelled():
+        raise cancelled
+    if (failure := task.exception()) is not None:
+        raise cancelled from failure
+    if undo is not None:
         try:
             await completed(undo(task.result()))
         except Exception as error:

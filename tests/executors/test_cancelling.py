@@ -134,6 +134,26 @@ async def test_work_is_completed_and_undone_however_often_its_caller_is_cancelle
     assert told == ["made", "undid it", "made"]
 
 
+async def test_work_that_fails_when_its_caller_is_gone_is_told_with_the_cancellation() -> None:
+    """And to nobody else: asyncio would complain that nobody heard of it."""
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        raise OSError("broken")
+
+    task = asyncio.create_task(completed(work()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await task
+    assert isinstance(raised.value.__cause__, OSError)
+    del task
+    gc.collect()
+    assert unheard == []
+
+
 async def test_work_that_fails_fails_its_caller_and_nothing_is_undone() -> None:
     async def work() -> str:
         raise OSError("broken")
