@@ -58,6 +58,7 @@ class Daemon:
         self.url = settings.base_url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="psf-docker")
         self._client: Any = None
+        self._closed = False
         self.image_identity = ""
         self.facts: dict[str, Any] = {}
         """What the daemon says of itself (GET /info)."""
@@ -89,12 +90,18 @@ class Daemon:
         await self._do(lambda: self._remove(identity))
 
     async def close(self) -> None:
+        """Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         if self._client is not None:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._client.close)
         self._threads.shutdown(wait=False)
 
     async def _do(self, act: Callable[[], _Value], *, telling: bool = True) -> _Value:
         """Do something in a thread, to its end. `telling`: whether the log says what failed."""
+        if self._closed:
+            raise SandboxBroken("the sandbox is closed")
 
         def renamed() -> _Value:
             try:

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from executors.docker import DockerSandbox, DockerSettings
-from executors.docker_daemon import OWN_IMAGE, how_to_get, said
-from executors.errors import SandboxUnavailable
+from executors.docker_daemon import OWN_IMAGE, Daemon, how_to_get, said
+from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.profile import User
 from tests.dockerd.daemon import TestDaemon
 from tests.executors import bench, docker_bench
@@ -138,3 +138,12 @@ async def test_the_recipe_that_is_named_is_there(docker_daemon: TestDaemon, tmp_
     text = await refusal(docker_bench.settings(docker_daemon, tmp_path, image=OWN_IMAGE))
     (recipe,) = re.findall(r"< (\S+)`", text)
     assert "FROM debian" in Path(recipe).read_text()
+
+
+async def test_of_a_daemon_that_was_let_go_nothing_can_be_asked(tmp_path: Path) -> None:
+    """Such as by a cell that was being opened when its sandbox was closed."""
+    daemon = Daemon(DockerSettings("image", tmp_path))
+    await daemon.close()
+    with pytest.raises(SandboxBroken):
+        await daemon.start({})
+    await daemon.close()
