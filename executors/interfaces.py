@@ -48,8 +48,8 @@ class Output(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True):
     """What a run took. None where this machine cannot tell.
 
-    `disk_bytes`: the most that its work directory was seen to have grown by since the step began, the program's own file included: counted
-    again and again while it ran, and once when it had ended. What was written and given back between two looks is not in it.
+    `disk_bytes`: the most that its work directory was seen to have grown by since the step began, in an overlay with the program's own
+    file: counted again and again while it ran, and once when it had ended. What was written and given back between two looks is not in it.
     """
 
     wall_time_s: float

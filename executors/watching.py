@@ -25,7 +25,7 @@ PAUSE_S = 0.2
 SHARE = 10
 """A run is counted for one part in so many of the time at most."""
 DESCRIPTORS_MAX = 32
-LAST_LOOK_S = 0.02
+FIRST_LOOK_S = LAST_LOOK_S = 0.02
 BLOCK_BYTES = 512
 WORK_PREFIX = "/work/"
 
@@ -45,7 +45,8 @@ ROOT = Directory(None, b"")
 class DiskWatch:
     """Counts what lies below `folder` (a host path that no program shapes).
 
-    `holders` gives the run's processes. With `grown`, what the first round finds counts as having been there.
+    `holders` gives the run's processes. With `grown`, what is there now counts as having been there: it is made before a program
+    begins. Of very much, which FIRST_LOOK_S is too short for, what the first round finds.
     """
 
     def __init__(self, folder: str, *, grown: bool) -> None:
@@ -55,6 +56,10 @@ class DiskWatch:
         self._most_bytes = 0
         self._open: OrderedDict[Directory, int] = OrderedDict()
         self._round: Iterator[Overrun | None] | None = None
+        end_s = time.monotonic() + FIRST_LOOK_S
+        while self._grown and time.monotonic() < end_s:
+            self.step(1 << 62, 1 << 62, list)
+        self.rest()
 
     def step(
         self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]

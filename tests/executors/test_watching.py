@@ -73,7 +73,21 @@ def test_the_most_that_was_there_is_told_also_when_it_is_gone(tmp_path: Path) ->
     assert watch._open == {}
 
 
-def test_how_much_was_added_is_not_told_before_it_is_known_what_was_there(tmp_path: Path) -> None:
+def test_what_is_written_at_once_counts_as_grown(tmp_path: Path) -> None:
+    """Before the first round: a run must not be able to write as much as it likes as long as it is quick."""
+    (tmp_path / "before").write_bytes(bytes(2 << 20))
+    watch = DiskWatch(str(tmp_path), grown=True)
+    (tmp_path / "early").write_bytes(bytes(1 << 20))
+    assert looked(watch, 1 << 19, 1) == "disk"
+    assert watch.most_bytes() == 1 << 20
+    assert watch._open == {}
+
+
+def test_how_much_was_added_is_not_told_before_it_is_known_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so much that it cannot be counted before the program begins."""
+    monkeypatch.setattr(watching, "FIRST_LOOK_S", 0.0)
     (tmp_path / "before").write_bytes(bytes(1 << 20))
     watch = DiskWatch(str(tmp_path), grown=True)
     (tmp_path / "early").write_bytes(bytes(1 << 20))
