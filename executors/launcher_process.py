@@ -263,7 +263,7 @@ class Launcher:
             if not pid:
                 gate.close()
                 return
-            job.program_pidfd = os.pidfd_open(pid)
+            job.program_pid, job.program_pidfd = pid, os.pidfd_open(pid)
             job.init_pid = parent(pid)
             job.init_pidfd = os.pidfd_open(job.init_pid)
         except (OSError, ValueError):

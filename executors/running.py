@@ -36,7 +36,7 @@ class Job:
         self.connection: connecting.Connection | None = None
         self.fault: str | None = None
         """Why it could not be started, when that is no word of the confiner's."""
-        self.program_pidfd = self.init_pidfd = self.init_pid = -1
+        self.program_pid = self.program_pidfd = self.init_pid = self.init_pidfd = -1
         self.outer_status: int | None = None
         self.timed_out = self.doomed = False
         self._disk, self._maxima = disk, (message["disk_bytes"], message["disk_inodes"])
@@ -49,7 +49,7 @@ class Job:
         """Look at what it has taken so far, and kill it if that is too much."""
         began_s = time.monotonic()
         self.overrun, ended = self._disk.step(*self._maxima, self._processes)
-        if self.group is not None and (self.group.cpu_time_s() or 0) > self.cpu_time_s:
+        if self._spent_cpu_time_s() > self.cpu_time_s:
             self.overrun = self.overrun or "cpu"
         if self.overrun:
             self.look_s = None
@@ -61,6 +61,14 @@ class Job:
     def disk_bytes(self) -> int | None:
         """What its work directory was seen to have grown by, when all of it is dead (`DiskWatch.most_bytes`)."""
         return self._disk.most_bytes()
+
+    def _spent_cpu_time_s(self) -> float:
+        """What all of it has taken; without a group what its first process has, which need not heed the signal of its own limit."""
+        if self.group is not None:
+            return self.group.cpu_time_s() or 0.0
+        with contextlib.suppress(OSError):
+            return sum(map(int, _status(self.program_pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def _processes(self) -> list[int]:
         return self.group.processes() if self.group is not None else watching.processes_beside(self.init_pid)
@@ -118,7 +126,12 @@ class Job:
 
 def parent(pid: int) -> int:
     """Who started a process; of a program that stands at the gate: its pid namespace's first process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(_status(pid)[1])
+
+
+def _status(pid: int) -> list[str]:
+    """What /proc/[pid]/stat says of a process, from its state on (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _children() -> set[int]:
