@@ -167,7 +167,8 @@ class DockerExecSandbox:
         )
         container = await completed(self._begin(body), undo=self.end)
         try:
-            watches = await self._in_thread(lambda: folder_watches(mount, scratch, job.limits, limits))
+            where = self._settings.work_dir, container.pid
+            watches = await self._in_thread(lambda: folder_watches(mount, *where, scratch, job.limits, limits))
             run = Run(self._daemon, container, job, watches, self.end)
             return await run.result(environment, self._profile.user, self._settings.work_dir)
         finally:

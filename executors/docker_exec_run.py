@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+import msgspec
 
 from executors import cgroups, docker_exec_container, docker_groups, watching
 from executors.completion import completed
@@ -18,6 +21,7 @@ from executors.docker_exec_streams import Streams
 from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken
 from executors.interfaces import Job, RunResult, Usage
+from executors.paths import SCRATCH
 from executors.profile import User
 from store.snapshot import Limits
 from store.workspace import BindMount, OverlayMount
@@ -30,15 +34,18 @@ Watches = list[tuple[watching.DiskWatch, int, int]]
 """What is watched while a program runs: each with how many bytes and inodes it may come to hold."""
 
 
-def folder_watches(mount: OverlayMount | BindMount, scratch: Path, limits: Limits, cell: Limits) -> Watches:
-    """For the work directory, by the limits of the run, and for scratch, by those of the cell."""
-    if isinstance(mount, BindMount):
-        work = watching.DiskWatch(mount.folder, grown=True)
-    else:
-        work = watching.DiskWatch(f"{mount.folder}/{mount.upper}", grown=False)
+def folder_watches(
+    mount: OverlayMount | BindMount, work_dir: str, pid: int, scratch: Path, limits: Limits, cell: Limits
+) -> Watches:
+    """For the work directory, by the limits of the run, and for scratch, by those of the cell. `pid`: of the container's init."""
+    device = None
+    with contextlib.suppress(OSError):  # an overlay is mounted there only, where only root may look
+        device = os.stat(mount.folder if isinstance(mount, BindMount) else f"/proc/{pid}/root{work_dir}").st_dev
+    work = watching.of_mount(msgspec.to_builtins(mount), watching.Shown((work_dir,), device))
+    shown = watching.Shown(tuple(SCRATCH), scratch.stat().st_dev)
     return [
         (work, limits.disk_bytes, limits.disk_inodes),
-        (watching.DiskWatch(str(scratch), grown=False), cell.scratch_bytes, cell.scratch_inodes),
+        (watching.DiskWatch(str(scratch), grown=False, shown=shown), cell.scratch_bytes, cell.scratch_inodes),
     ]
 
 

@@ -176,7 +176,8 @@ class ContainerLauncher(launcher_process.Launcher):
                 docker_mounts.attach_scratch(room, scratch["folders"])
 
             self._in_mount_namespace(container.pidfd, attach)
-            container.disk = watching.of_mount(message["mount"])
+            shown = watching.Shown((message["work_dir"],), os.fstat(work).st_dev)
+            container.disk = watching.of_mount(message["mount"], shown)
             descriptor = closed_here(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room))
             self._answer(message, [descriptor])
 

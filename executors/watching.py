@@ -9,13 +9,14 @@ are held. What was removed and is still open is found at the processes that hold
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Overrun = Literal["disk", "inodes", "cpu"]
 
@@ -27,7 +28,16 @@ SHARE = 10
 DESCRIPTORS_MAX = 32
 FIRST_LOOK_S = LAST_LOOK_S = 0.02
 BLOCK_BYTES = 512
-WORK_PREFIX = "/work/"
+
+
+class Shown(NamedTuple):
+    """Where programs see what is watched, and the device that they see it on; None: not known."""
+
+    folders: tuple[str, ...] = ("/work",)
+    device: int | None = None
+
+    def has(self, name: str) -> bool:
+        return any(name.startswith(f"{folder}/") for folder in self.folders)
 
 
 class Directory:
@@ -49,8 +59,8 @@ class DiskWatch:
     begins. Of very much, which FIRST_LOOK_S is too short for, what the first round finds.
     """
 
-    def __init__(self, folder: str, *, grown: bool) -> None:
-        self._folder, self._grown = folder, grown
+    def __init__(self, folder: str, *, grown: bool, shown: Shown | None = None) -> None:
+        self._folder, self._grown, self._shown = folder, grown, shown or Shown()
         self._before_bytes = self._before_inodes = 0
         self._free_bytes = _free_bytes(folder)
         self._most_bytes = 0
@@ -98,7 +108,8 @@ class DiskWatch:
 
     def _count(self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]) -> Iterator[Overrun | None]:
         total_bytes, inodes = -self._before_bytes, -self._before_inodes
-        for status in self._entries() if self._grown else chain(self._entries(), removed_files(holders)):
+        removed = () if self._grown else removed_files(holders, self._shown)
+        for status in chain(self._entries(), removed):
             if status is not None:
                 total_bytes += status.st_blocks * BLOCK_BYTES
                 inodes += 1
@@ -108,9 +119,9 @@ class DiskWatch:
         if self._grown:
             self._before_bytes, self._before_inodes, self._grown = total_bytes, inodes, False
         elif self._free_bytes - _free_bytes(self._folder) > bytes_max:
-            # Others may have taken it. But who has descriptors in flight as well may have sent away what he took.
-            for sent in descriptors_in_flight(holders):
-                yield "disk" if sent else None
+            # Others may have taken it. But who has put something out of our sight as well may have put there what he took.
+            for unseen in chain(descriptors_in_flight(holders), hidden_files(holders, self._shown)):
+                yield "disk" if unseen else None
 
     def _entries(self) -> Iterator[os.stat_result | None]:
         """All that has a name, each file once; None for each further name."""
@@ -157,11 +168,11 @@ class DiskWatch:
         return self._open[directory]
 
 
-def of_mount(mount: dict[str, Any]) -> DiskWatch:
+def of_mount(mount: dict[str, Any], shown: Shown) -> DiskWatch:
     """For a workspace as the launchers are told of it (`OverlayMount`, `BindMount`)."""
     if "lowers" in mount:
-        return DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False)
-    return DiskWatch(mount["folder"], grown=True)
+        return DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False, shown=shown)
+    return DiskWatch(mount["folder"], grown=True, shown=shown)
 
 
 def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Overrun | None:
@@ -186,17 +197,21 @@ def threads(pids: Iterable[int]) -> Iterator[int]:
             yield int(name)
 
 
-def removed_files(holders: Callable[[], Iterable[int]]) -> Iterator[os.stat_result | None]:
-    """Files of the work directory that have no name any more and that a process has open or mapped; None for each other file."""
+def removed_files(holders: Callable[[], Iterable[int]], shown: Shown) -> Iterator[os.stat_result | None]:
+    """Files that have no name any more and that a process has open or mapped, or is a program of; None for each other file."""
     seen = set[tuple[int, int]]()
     for thread in threads(holders()):
-        for folder in (f"/proc/{thread}/fd", f"/proc/{thread}/map_files"):
-            for name in _names(folder):
-                status = _removed_file(f"{folder}/{name}")
-                known = status is None or (status.st_dev, status.st_ino) in seen
-                yield None if known else status
-                if status is not None:
-                    seen.add((status.st_dev, status.st_ino))
+        folders = (f"/proc/{thread}/fd", f"/proc/{thread}/map_files")
+        for link in chain((f"/proc/{thread}/exe",), *(_paths(folder) for folder in folders)):
+            status = _removed_file(link, shown)
+            known = status is None or (status.st_dev, status.st_ino) in seen
+            yield None if known else status
+            if status is not None:
+                seen.add((status.st_dev, status.st_ino))
+
+
+def _paths(folder: str) -> Iterator[str]:
+    return (f"{folder}/{name}" for name in _names(folder))
 
 
 def descriptors_in_flight(holders: Callable[[], Iterable[int]]) -> Iterator[int]:
@@ -210,6 +225,29 @@ def descriptors_in_flight(holders: Callable[[], Iterable[int]]) -> Iterator[int]
                 yield 0
 
 
+def hidden_files(holders: Callable[[], Iterable[int]], shown: Shown) -> Iterator[bool]:
+    """For each thread, whether it has files that the kernel shows to root only: any of one that hides, else what is only mapped."""
+    for thread in threads(holders() if os.geteuid() else ()):
+        try:
+            os.scandir(f"/proc/{thread}/fd").close()
+            with open(f"/proc/{thread}/maps", errors="surrogateescape") as lines:
+                removed = [line.split(maxsplit=5)[5] for line in lines if line.endswith(" (deleted)\n")]
+            yield any(shown.has(name) for name in removed)
+        except PermissionError:
+            yield _is_ours(thread)
+        except OSError:
+            yield False  # it has ended
+
+
+def _is_ours(thread: int) -> bool:
+    """Whether it has our user id, as a program has that could hide; others beside it, such as a container's init, have not."""
+    try:
+        with open(f"/proc/{thread}/status") as lines:
+            return any(line.split()[1] == str(os.geteuid()) for line in lines if line.startswith("Uid:"))
+    except OSError:
+        return False
+
+
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
@@ -217,13 +255,23 @@ def _names(folder: str) -> list[str]:
         return []  # the process has ended, or the kernel shows mappings to nobody but root
 
 
-def _removed_file(link: str) -> os.stat_result | None:
+def _removed_file(link: str, shown: Shown) -> os.stat_result | None:
     try:
-        target = os.readlink(link)
-        removed = target.startswith(WORK_PREFIX) and target.endswith(" (deleted)")
-        return os.stat(link) if removed else None
+        status = os.stat(link)
+        removed = status.st_nlink == 0 and stat.S_ISREG(status.st_mode)
+        return status if removed and _is_shown(link, status, shown) else None
     except OSError:
         return None
+
+
+def _is_shown(link: str, status: os.stat_result, shown: Shown) -> bool:
+    try:
+        return shown.has(os.readlink(link))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        # The kernel tells no name of more than a page. Then the device must do.
+        return shown.device in (None, status.st_dev)
 
 
 def processes_beside(pid: int) -> list[int]:

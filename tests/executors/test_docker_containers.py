@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from executors import instance
@@ -225,7 +226,11 @@ async def test_programs_may_work_elsewhere(docker_daemon: TestDaemon, tmp_path: 
         sandbox.open(BindMount(str(work)), LIMITS) as cell,
     ):
         result = await cell.run(Job(("sh", "-c", "pwd; echo x > made; echo $PYTHONUSERBASE"), (), b"", LIMITS))
+        little = msgspec.structs.replace(LIMITS, disk_bytes=1 << 20)
+        nameless = "sleep 1; exec 3> full; rm full; head -c 3000000 /dev/zero >&3; sleep 15"
+        greedy = await cell.run(Job(("sh", "-c", nameless), (), b"", little))
     assert (result.ending, result.stdout.data) == (Ending.EXITED, b"/srv/here\n/srv/here/.local\n")
+    assert (greedy.ending, greedy.hit) == (Ending.DISK_LIMIT, ("disk",))
     assert (work / "made").read_text() == "x\n"
 
 

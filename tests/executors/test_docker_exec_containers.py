@@ -107,6 +107,13 @@ class TestContainers(TrialFixtures):
         result = await trial.shell("sleep 1; head -c 3000000 /dev/zero > big; sleep 15", limits=limits)
         assert (result.ending, result.hit) == (Ending.DISK_LIMIT, ("disk",))
 
+    @pytest.mark.parametrize("place", ["/work", "/tmp", "/home/sandbox"])
+    async def test_a_place_full_of_files_without_a_name_ends_a_run(self, trial: Trial, place: str) -> None:
+        limits = msgspec.structs.replace(LIMITS, disk_bytes=2 << 20, scratch_bytes=2 << 20)
+        script = f"sleep 1; cd {place}; exec 3> x; rm x; head -c 3000000 /dev/zero >&3; sleep 15"
+        result = await trial.shell(script, limits=limits)
+        assert (result.ending, result.hit) == (Ending.DISK_LIMIT, ("disk",))
+
     async def test_two_runs_of_a_cell_share_an_overlay(self, trial: Trial, sandbox: Sandbox) -> None:
         if sandbox.capabilities.workspace != "overlay":
             pytest.skip("no overlay can be mounted here")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from executors import watching
-from executors.watching import DiskWatch
+from executors.watching import DiskWatch, Shown
 
 PLENTY = 1 << 40
 
@@ -199,14 +199,12 @@ def held(folder: Path, program: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("program", HOLDERS.values(), ids=HOLDERS.keys())
-def test_files_without_a_name_are_found_at_their_holders(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
-) -> None:
+def test_files_without_a_name_are_found_at_their_holders(tmp_path: Path, program: str) -> None:
     if "mmap" in program and os.geteuid() != 0:
         pytest.skip("the kernel shows mappings to root only")
-    monkeypatch.setattr(watching, "WORK_PREFIX", f"{tmp_path}/")
+    shown = Shown((str(tmp_path),), tmp_path.stat().st_dev)
     with held(tmp_path, program) as pid:
-        watch = DiskWatch(str(tmp_path), grown=False)
+        watch = DiskWatch(str(tmp_path), grown=False, shown=shown)
         assert looked(watch, 1 << 19, 1) is None
         assert looked(watch, 1 << 19, 1, lambda: [pid]) == "disk"
         assert looked(watch, 2 << 20, 1, lambda: [pid]) is None
@@ -226,6 +224,37 @@ def test_who_sends_away_what_he_takes_is_found_by_what_is_free(monkeypatch: pyte
         assert looked(watch, 10 << 20, 1, lambda: [other]) is None
         assert looked(watch, 30 << 20, 1, lambda: [sender]) is None
         assert looked(watch, 10 << 20, 1, lambda: [other, sender]) == "disk"
+
+
+def test_a_plain_user_sees_who_holds_what_he_may_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel shows root only what is mapped, and all that a process has which hides."""
+    shown, free_bytes = Shown((str(tmp_path),)), 100 << 20
+    monkeypatch.setattr(watching, "_free_bytes", lambda _: free_bytes)
+    monkeypatch.setattr(watching, "removed_files", lambda *_: ())
+    watch = DiskWatch(str(tmp_path), grown=False, shown=shown)
+    mapping = "file = take(); held = mmap.mmap(file.fileno(), 4096); file.close(); told()"
+    hiding = "import ctypes; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); file = take(); told()"
+    with held(tmp_path, mapping) as mapper, held(tmp_path, hiding) as hider, held(tmp_path, "told()") as other:
+        free_bytes = 80 << 20
+        if os.geteuid() == 0:
+            monkeypatch.setattr(os, "geteuid", lambda: 1000)
+            monkeypatch.setattr(watching, "_is_ours", lambda thread: thread == hider)
+            monkeypatch.setattr(os, "scandir", scandir_of_a_plain_user(hider))
+        for unseen in (mapper, hider):
+            assert looked(watch, 10 << 20, 1, lambda unseen=unseen: [other, unseen]) == "disk"
+        assert looked(watch, 10 << 20, 1, lambda: [other]) is None
+        assert looked(watch, 30 << 20, 1, lambda: [mapper, hider]) is None
+
+
+def scandir_of_a_plain_user(hider: int):
+    scandir = os.scandir
+
+    def refusing(folder):
+        if folder == f"/proc/{hider}/fd":
+            raise PermissionError
+        return scandir(folder)
+
+    return refusing
 
 
 def test_the_processes_of_a_namespace_are_found() -> None:

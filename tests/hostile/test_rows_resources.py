@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -48,6 +49,35 @@ DISK, INODES, MEMORY = (
     (Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.EXITED),
 )
 
+HOLLOW = r"""
+cat > hollow.c <<'END'
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#define PUT(type, value) (*(type *)at = (value), at += sizeof(type))
+int main() {  /* unmap all of its own file, by a few instructions that lie elsewhere, and wait */
+    uint8_t *code = mmap(0, 8192, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at = code;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) {
+        uint64_t from, to;
+        if (!strstr(line, "/hollow")) continue;
+        sscanf(line, "%lx-%lx", &from, &to);
+        PUT(uint16_t, 0xb848), PUT(uint64_t, 11), PUT(uint16_t, 0xbf48), PUT(uint64_t, from);
+        PUT(uint16_t, 0xbe48), PUT(uint64_t, to - from), PUT(uint16_t, 0x050f);
+    }
+    fclose(maps);
+    PUT(uint16_t, 0xb848), PUT(uint64_t, 34), PUT(uint16_t, 0x050f), PUT(uint16_t, 0xf2eb);
+    ((void (*)(void))code)();
+}
+END
+gcc -w -o hollow hollow.c
+for n in 1 2 3 4 5 6 7 8; do cp hollow hollow$n; head -c 16777216 /dev/zero >> hollow$n; ./hollow$n & sleep 0.05; rm hollow$n; done
+sleep 600
+"""
+"""In the language of x86_64."""
+
 ROWS = (
     Greedy("forks without end", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", hit="processes"),
     Greedy("a fork bomb of the shell", "bomb() { bomb | bomb & }; bomb; sleep 600", "bash", endings=(Ending.TIMED_OUT, Ending.EXITED)),
@@ -79,6 +109,9 @@ ROWS = (
            limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk behind a thread that has ended", "import ctypes, os, threading, time\ndef take():\n    for n in range(8):\n        f = open('x', 'wb'); os.unlink('x'); os.dup(f.fileno())"
            "\n        f.write(bytes(16 << 20)); f.flush()\n    time.sleep(600)\nthreading.Thread(target=take).start()\nctypes.CDLL(None).pthread_exit(0)", limits=LONG, endings=DISK, hit="disk"),
+    Greedy("the disk by a removed file whose name was too long to tell", "import os\nfor _ in range(30): os.mkdir('n' * 200); os.chdir('n' * 200)\nfor n in range(8):\n"
+           "    f = open('x', 'wb'); os.unlink('x'); os.dup(f.fileno()); f.write(bytes(16 << 20)); f.flush()" + STAY, limits=LONG, endings=DISK, hit="disk"),
+    *([Greedy("the disk by programs that were removed while they run", HOLLOW, "bash", LONG, DISK, "disk")] if platform.machine() == "x86_64" else []),
     Greedy("the disk in the deep", "import os\nfor _ in range(400):\n    os.mkdir('n'); os.chdir('n')\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk behind closed folders", "import os\nos.mkdir('d'); os.chdir('d'); os.chmod('.', 0o300)\n" + FILL, limits=LONG, endings=DISK, hit="disk"),
     Greedy("the disk under moving names", "import os, threading\nos.mkdir('a'); os.mkdir('a/d'); d = os.open('a/d', os.O_RDONLY)\ndef move():\n    while True:\n        for x, y in (('a', 'b'), ('b', 'a')):\n"
