@@ -100,10 +100,13 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         own_pid = os.readlink("/proc/self")  # as the host counts, whose /proc this still is
         for entrance in entry.entrances:
             os.write(entrance, b"0")
-        kernel.enter(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWUTS)
-        if message["network"] == "none":
-            kernel.unshare(kernel.CLONE_NEWNET)  # in a new one the loopback is down
-        if message["egress"] is not None:
+        kernel.enter(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS)
+        if message["egress"] is None:
+            # Of its own: connections that have ended stand in a network namespace for a minute, and its counters for good.
+            kernel.unshare(kernel.CLONE_NEWNET)
+            if message["network"] != "none":
+                docker_kernel.bring_loopback_up()
+        else:
             kernel.unshare(kernel.CLONE_NEWNS)  # the container's other runs see other files
             kernel.make_mounts_private()
             docker_mounts.show_texts(message["texts"])
@@ -117,7 +120,7 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
             set_limit(name, *pair)
         _change_user(entry.user, link, own_pid)
         if message["egress"] is not None:
-            # Of its own, and its user namespace's: the container's is for all its runs, and stays without a way out.
+            # Of its own, and its user namespace's: who makes its way out is root in that one only.
             kernel.unshare(kernel.CLONE_NEWNET)
         # Counts this run alone only when it is set inside the user namespace.
         set_limit("NPROC", message["processes"], message["processes"])

@@ -7,8 +7,10 @@ them, and they go with the container whatever happens to us.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import socket
 import struct
 
 from executors.kernel import AT_FDCWD, MOUNT_NODEV, MOUNT_NOSUID, checked, libc, syscall
@@ -20,6 +22,7 @@ _AT_EMPTY_PATH = 0x1000
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 22, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL, _SECCOMP_MODE_FILTER = 4, 2
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _CAPABILITY_VERSION_3, _CAPABILITIES_MAX = 0x20080522, 64
 _FILTER_RECORD_BYTES = 8
 
@@ -27,6 +30,12 @@ _FILTER_RECORD_BYTES = 8
 def _prctl(what: str, option: int, *arguments: int) -> None:
     padded = [*arguments, 0, 0, 0, 0][:4]
     checked(libc.prctl(option, *(ctypes.c_ulong(argument) for argument in padded)), what)
+
+
+def bring_loopback_up() -> None:
+    """Of our network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def mount_of(folder: str) -> int:

@@ -145,3 +145,19 @@ for door in doors:
     assert len(visits) >= 2
     assert set(visits) == {""}
     assert said(await hosting) == ""
+
+
+async def test_no_run_leaves_the_next_one_connections_that_have_ended(house: House) -> None:
+    """Those would keep ports from it for a minute, and it would see with whom they were."""
+    before = "import socket\ndoor = socket.create_server(('127.0.0.1', 5002))\n"
+    speaking = (
+        "guest = socket.create_connection(('127.0.0.1', 5002)); door.accept()[0].close(); guest.recv(1); guest.close()"
+    )
+    after = """
+print(open('/proc/net/tcp').read().count('\\n'), [int(line.split()[1]) for line in open('/proc/net/dev') if 'lo:' in line])
+socket.socket().bind(('127.0.0.1', 5002))
+"""
+    look = "import socket" + after
+    assert said(await house.session().python(look)) == "1 [0]"
+    assert said(await house.session().python(before + speaking + "\nimport os; os.system('cat /proc/net/tcp')"))
+    assert said(await house.session().python(look)) == "1 [0]"
