@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from typing import NoReturn
 
 from executors import kernel
@@ -15,6 +17,10 @@ GATE = (
     'ulimit -p "$1" 2>/dev/null || ulimit -u "$1" || exit 125; shift; '
     'echo >&9; read -r _ <&9 || exit 125; exec 9<&-; exec "$@"'
 )
+COUNTED_TOGETHER = {"SIGPENDING": 4096, "MSGQUEUE": 800 << 10}
+"""Queued signals and timers, bytes of message queues: what each run gets of what the kernel counts for all runs' user, too."""
+_RUNS_SERVED = 8
+"""Where we may not raise what all runs get together, none gets more than its part for so many."""
 GATE_DESCRIPTOR, ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR = 9, 10, 11
 
 
@@ -48,6 +54,7 @@ def become_confiner(
         # After the descriptors are in their places: a low limit would not let them be moved.
         for name, (soft, hard) in message["rlimits"].items():
             set_limit(name, soft, hard)
+        raise_what_is_counted_together()
         if user is not None:
             os.setgroups([])
             os.setgid(user[1])
@@ -78,6 +85,38 @@ def _duplicate_high(descriptor: int) -> int:
 def set_limit(name: str, soft: int, hard: int) -> None:
     """Set a limit of this process, as far as we may."""
     resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (within_our_own(name, soft), within_our_own(name, hard)))
+
+
+def raise_what_is_counted_together() -> None:
+    """As far as we may. The user namespace that is made next keeps our limits as those of its user in all of them."""
+    for name in COUNTED_TOGETHER:
+        kind = getattr(resource, f"RLIMIT_{name}")
+        try:
+            resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):  # not root, or one who may not do this
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (hard, hard))
+
+
+def limit_what_is_counted_together(pid: int) -> None:
+    """Of a process in the user namespace of its run, where these limits are for that run alone. Raises OSError."""
+    for name, value in COUNTED_TOGETHER.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.prlimit(pid, kind)[1]
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard // _RUNS_SERVED)
+        resource.prlimit(pid, kind, (most, most))
+
+
+@contextlib.contextmanager
+def really(user: tuple[int, int]) -> Iterator[None]:
+    """Root, who may all the same, is this user (uid and gid) by his real ids, who may set the limits of a process of his."""
+    os.setresgid(user[1], -1, -1)
+    os.setresuid(user[0], -1, -1)
+    try:
+        yield
+    finally:
+        os.setresuid(os.geteuid(), -1, -1)
+        os.setresgid(os.getegid(), -1, -1)
 
 
 def within_our_own(name: str, value: int) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from executors import docker_kernel, docker_mounts, kernel
-from executors.child import restore_signals, set_limit
+from executors.child import raise_what_is_counted_together, restore_signals, set_limit
 
 INSIDE_ID = 1000
 UNCLEAN, NOT_STARTED = 3, 125
@@ -118,6 +118,7 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         os.setsid()
         for name, pair in message["rlimits"].items():
             set_limit(name, *pair)
+        raise_what_is_counted_together()
         _change_user(entry.user, link, own_pid)
         if message["egress"] is not None:
             # Of its own, and its user namespace's: who makes its way out is root in that one only.

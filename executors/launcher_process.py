@@ -266,6 +266,8 @@ class Launcher:
             job.program_pid, job.program_pidfd = pid, os.pidfd_open(pid)
             job.init_pid = parent(pid)
             job.init_pidfd = os.pidfd_open(job.init_pid)
+            with child.really((self._uid, self._gid)) if self._privileged else contextlib.nullcontext():
+                child.limit_what_is_counted_together(pid)
         except (OSError, ValueError):
             job.doomed = True
         if job.egress is None or job.doomed:

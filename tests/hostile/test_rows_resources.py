@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from executors.testing.history import PYTHON, said
 from store.snapshot import Ending, Limits
 from tests.executors import bench
 from tests.hostile.battery import ROOMY, Attack, stages
@@ -184,6 +185,28 @@ async def test_ends_as_it_must_by(house: House, neighbour: list[float], greedy: 
         await asyncio.sleep(0.3)
         assert len(neighbour) > served, "nobody else was served"
     assert await history.says("cat kept") == "mine"
+
+
+async def test_queues_timers_and_signals_of_one_run_are_not_taken_from_another(house: House) -> None:
+    """The kernel counts them for their user, who is the same for all."""
+    take = """
+import ctypes, os, time
+libc, timer, made = ctypes.CDLL(None), ctypes.c_void_p(), []
+for make in (lambda n: libc.timer_create(1, None, ctypes.byref(timer)), lambda n: libc.mq_open(b'/%d' % n, os.O_CREAT | os.O_RDWR, 0o600, None)):
+    number = 0
+    while number < @most and make(number) >= 0: number += 1
+    made.append(number > 0)
+"""
+    begun = "open('begun', 'w').close(); time.sleep(600)"
+    greedy = asyncio.create_task(
+        house.session().python(take.replace("@most", "1e9") + begun, stages=stages(PYTHON, MANY))
+    )
+    while not list(house.workspaces().glob("*/*/upper/begun")):
+        await asyncio.sleep(0.02)
+        assert not greedy.done(), greedy.result()
+    assert said(await house.session().python(take.replace("@most", "1") + "print(made)")) == "[True, True]"
+    greedy.cancel()
+    await asyncio.wait([greedy])
 
 
 async def test_what_is_within_the_limits_is_not_ended(house: House) -> None:
