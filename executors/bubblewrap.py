@@ -11,7 +11,7 @@ from executors import egress
 from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE
 from executors.launched import Confiner, LaunchedSandbox, comes_with_etc, is_reachable, staged
 from executors.paths import SCRATCH, WORK
-from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap
+from executors.profile import EMPTY, TOOLS, Profile, find_bubblewrap, in_view
 from executors.sandboxes import Options, check_settings
 from store.snapshot import Network
 
@@ -60,22 +60,22 @@ def _arguments(profile: Profile, stage: str, cell: str, network: Network) -> lis
         arguments.append("--unshare-net")
     if profile.filter_program is not None:
         arguments += ["--seccomp", str(FILTER_DESCRIPTOR)]
-    arguments += [*_system(profile, stage), *_places(profile, stage, cell)]
+    arguments += [*_system(profile, stage, cell), *_places(profile, stage, cell)]
     for key, value in profile.environment:
         arguments += ["--setenv", key, value]
     return arguments
 
 
-def _system(profile: Profile, stage: str) -> list[str]:
+def _system(profile: Profile, stage: str, cell: str) -> list[str]:
     """What every cell sees alike, read-only."""
     arguments: list[str] = []
     for path in profile.system:
-        arguments += ["--ro-bind", path, path]
+        arguments += ["--ro-bind", in_view(profile, stage, cell, path), path]
     for target, path in profile.links:
         arguments += ["--symlink", target, path]
     for source, target in profile.binds:
         if is_reachable(source) and not comes_with_etc(source, target):
-            arguments += ["--ro-bind", source, target]
+            arguments += ["--ro-bind", in_view(profile, stage, cell, source), target]
     # As a whole: for each path that it binds bwrap reads the table of mounts, which grows by each.
     arguments += ["--ro-bind", f"{stage}/root/etc", "/etc"]
     arguments += ["--ro-bind", f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"]

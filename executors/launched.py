@@ -275,6 +275,7 @@ async def _start_launcher(profile: Profile, confiner: Confiner, options: Options
         "command": confiner.command,
         "terminator": confiner.terminator,
         "litters": confiner.litters,
+        "system": profile.system,
         "texts": {
             **{f"root{path}": text for path, text in profile.texts},
             **{staged(path): text for path, text in own_texts},

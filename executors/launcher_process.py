@@ -116,6 +116,7 @@ class Launcher:
         self._filter = os.pread(descriptors[0], 1 << 20, 0) if descriptors else b""
         stage.enter_namespaces(self._privileged)
         self._stage = stage.mount_stage()
+        self._views = stage.Views(self._stage, message["system"])
         self._program = stage.copy_program(self._stage, message["program"], message["libraries"])
         self._command, self._terminator = message["command"], message["terminator"].encode()
         if message["litters"] is not None:
@@ -157,6 +158,7 @@ class Launcher:
         os.mkdir(cell)
         for name in ("work", "scratch"):
             os.mkdir(f"{cell}/{name}")
+        self._views.lend(cell)
         try:
             if "lowers" in mount:
                 stage.mount_overlay(mount, f"{cell}/work", privileged=self._privileged)
@@ -199,6 +201,7 @@ class Launcher:
                     kernel.unmount(target, detach=True)
                     busy += name
             os.rmdir(target)
+        self._views.take_back(cell)
         os.rmdir(cell)
         return busy
 

@@ -17,7 +17,7 @@ from executors.child import ARGUMENTS_DESCRIPTOR, FILTER_DESCRIPTOR, GATE, GATE_
 from executors.errors import OptionRefused, SandboxUnavailable
 from executors.launched import Confiner, LaunchedSandbox, is_reachable, staged
 from executors.paths import SCRATCH, WORK
-from executors.profile import EMPTY, TOOLS, Profile
+from executors.profile import EMPTY, TOOLS, Profile, in_view
 from executors.sandboxes import Options, check_settings
 from store.snapshot import Network
 
@@ -106,15 +106,17 @@ def _configuration(profile: Profile, stage: str, cell: str, network: Network) ->
         lines.append("clone_newnet: false")
     if profile.filter_program is not None:
         lines.append(f"pass_fd: {FILTER_DESCRIPTOR}")
-    lines += [*_system(profile, stage), *_places(profile, stage, cell)]
+    lines += [*_system(profile, stage, cell), *_places(profile, stage, cell)]
     return [*lines, *(f"envar: {_text(f'{key}={value}')}" for key, value in profile.environment)]
 
 
-def _system(profile: Profile, stage: str) -> list[str]:
+def _system(profile: Profile, stage: str, cell: str) -> list[str]:
     """What every cell sees alike, read-only."""
-    lines = [_bind(path, path) for path in profile.system]
+    lines = [_bind(in_view(profile, stage, cell, path), path) for path in profile.system]
     lines += [_link(target, path) for target, path in profile.links]
-    lines += [_bind(source, target) for source, target in profile.binds if is_reachable(source)]
+    lines += [
+        _bind(in_view(profile, stage, cell, source), target) for source, target in profile.binds if is_reachable(source)
+    ]
     lines.append(_bind(f"{stage}/root{TOOLS}/bin", f"{TOOLS}/bin"))
     lines += [_bind(f"{stage}/root{path}", path) for path, _ in profile.texts if path.startswith("/etc/")]
     lines.append(_made("proc", "/proc"))

@@ -74,6 +74,12 @@ class Profile(msgspec.Struct, frozen=True):
         return blake3.blake3(msgspec.msgpack.encode(facts)).digest()
 
 
+def in_view(profile: Profile, stage: str, cell: str, path: str) -> str:
+    """Where a cell's view shows a path of the system, if it does; else the path itself (`stage.Views`)."""
+    shown = any(f"{path}/".startswith(f"{folder}/") for folder in profile.system)
+    return f"{stage}/{cell}/system{path}" if shown else path
+
+
 def build(*, interpreter: str | None = None, uid: int | None = None, read_only_paths: tuple[str, ...] = ()) -> Profile:
     """The profile for this machine.
 

@@ -64,15 +64,60 @@ def show(stage: str, name: str, source: str) -> None:
     if target.endswith(source):
         kernel.bind(source, target)  # programs see it under its own name; with all that is mounted in it
         return
+    if not _overlaid(stage, source, target):
+        kernel.bind(source, target)
+
+
+class Views:
+    """Views of the system's folders on the stage, each for one cell at a time: what is watched or locked in one is so in no other.
+
+    A program may watch and lock whatever file it can read. In the machine's own folders it would see which files others open
+    there, and keep locks from them. Views are kept, since the kernel remembers what was looked up in them.
+    """
+
+    def __init__(self, stage: str, folders: list[str]) -> None:
+        self._stage, self._folders = stage, folders
+        self._free: list[str] = []
+        self._count = 0
+
+    def lend(self, cell: str) -> None:
+        """Show one to a cell, as `system` in its folder."""
+        view = self._free.pop() if self._free else self._made()
+        os.symlink(f"../{view}", f"{cell}/system")
+
+    def take_back(self, cell: str) -> None:
+        self._free.append(os.path.basename(os.readlink(f"{cell}/system")))
+        os.unlink(f"{cell}/system")
+
+    def _made(self) -> str:
+        self._count += 1
+        view = f"view-{self._count}"
+        for folder in self._folders:
+            target = f"{self._stage}/{view}{folder}"
+            os.makedirs(target)
+            # With all that is mounted in it, which an overlay does not show.
+            if _has_mounts(folder) or not _overlaid(self._stage, folder, target):
+                kernel.bind(folder, target)
+        return view
+
+
+def _has_mounts(folder: str) -> bool:
+    mounted = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return any(place.startswith(f"{folder}/") for place in mounted)
+
+
+def _overlaid(stage: str, source: str, target: str) -> bool:
+    """Mount an overlay of one folder, which shows nothing of what is mounted below it; whether that worked."""
     # By a relative name, so that the mount table inside the sandbox does not show where it lies on the host.
     os.makedirs(f"{stage}/nothing", exist_ok=True)
     os.chdir(source)
     try:
         kernel.mount("overlay", target, [("lowerdir+", "."), ("lowerdir+", f"{stage}/nothing"), ("userxattr", None)])
     except OSError:
-        kernel.bind(source, target)
+        return False
     finally:
         os.chdir("/")
+    return True
 
 
 def mount_overlay(mount: dict[str, Any], target: str, *, privileged: bool) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from executors.testing.history import said
 from tests.hostile.battery import LOOT, SECRET, Attack, breaches, each, each_tame, unconfined
 from tests.hostile.conftest import Doors, House
 
@@ -117,3 +120,33 @@ async def test_what_another_session_has_is_not_read_in(house: House, place: str)
     await keeping
     found += await thief.says(look, keep="nothing")
     assert LOOT not in found
+
+
+SPY = """
+import ctypes, fcntl, os, select, time
+libc, seen, end = ctypes.CDLL(None), b'', time.monotonic() + 3
+watch = libc.inotify_init()
+assert libc.inotify_add_watch(watch, b'/usr/bin', 0x20) > 0
+held = open('/usr/bin/env')
+fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+open('begun', 'w').close()
+while time.monotonic() < end:
+    if select.select([watch], [], [], 0.1)[0]: seen += os.read(watch, 4096)
+print('GOT' if b'factor' in seen or b'nl\\0' in seen else 'saw nobody else')
+"""
+
+
+async def test_what_others_open_of_the_system_is_not_seen_and_not_locked(house: House) -> None:
+    """Neither this machine's programs, nor another session's: the folders that both read are each run's own."""
+    spying = asyncio.create_task(house.session().python(SPY))
+    while not list(house.workspaces().glob("*/*/upper/begun")):
+        await asyncio.sleep(0.02)
+        assert not spying.done(), spying.result()
+    subprocess.run(["factor", "1"], check=True, stdout=subprocess.DEVNULL)
+    locking = (
+        "exec 3< /usr/bin/env; python3 -c 'import fcntl; fcntl.flock(3, fcntl.LOCK_EX | fcntl.LOCK_NB)' && echo mine"
+    )
+    assert said(await house.session().shell(f"nl /dev/null; {locking}")) == "mine"
+    with open("/usr/bin/env") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert said(await spying) == "saw nobody else"
