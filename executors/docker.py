@@ -29,7 +29,7 @@ from executors.egress import Egress
 from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, RunResult, Sandbox
 from executors.launched import LaunchedCell, probe_folder, resource_limits
-from executors.launcher import Answer, Launcher
+from executors.launcher import Answer, Launcher, held_before
 from executors.paths import SCRATCH
 from executors.profile import VERSION, Profile
 from executors.sandboxes import Options, check_settings
@@ -229,7 +229,8 @@ class _DockerCell(LaunchedCell):
 
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> None:
         scratch = {"bytes": limits.scratch_bytes, "inodes": limits.scratch_inodes, "folders": _SCRATCH}
-        asked = self._ask("open", mount=msgspec.to_builtins(mount), scratch=scratch)
+        before = await held_before(mount)
+        asked = self._ask("open", mount=msgspec.to_builtins(mount), before=before, scratch=scratch)
         _, descriptors = await completed(asked, undo=_close_descriptors)
         self.scratch = descriptors[0]
 

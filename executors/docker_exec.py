@@ -30,6 +30,7 @@ from executors.docker_exec_run import Run, folder_watches
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, RunResult
 from executors.launched import probe_folder
+from executors.launcher import held_before
 from executors.profile import VERSION, Profile
 from store.snapshot import Limits
 from store.workspace import BindMount, OverlayMount
@@ -167,8 +168,9 @@ class DockerExecSandbox:
         )
         container = await completed(self._begin(body), undo=self.end)
         try:
+            before = await held_before(mount)
             where = self._settings.work_dir, container.pid
-            watches = await self._in_thread(lambda: folder_watches(mount, *where, scratch, job.limits, limits))
+            watches = await self._in_thread(lambda: folder_watches(mount, before, *where, scratch, job.limits, limits))
             run = Run(self._daemon, container, job, watches, self.end)
             return await run.result(environment, self._profile.user, self._settings.work_dir)
         finally:

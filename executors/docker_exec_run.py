@@ -35,17 +35,23 @@ Watches = list[tuple[watching.DiskWatch, int, int]]
 
 
 def folder_watches(
-    mount: OverlayMount | BindMount, work_dir: str, pid: int, scratch: Path, limits: Limits, cell: Limits
+    mount: OverlayMount | BindMount,
+    before: tuple[int, int],
+    work_dir: str,
+    pid: int,
+    scratch: Path,
+    limits: Limits,
+    cell: Limits,
 ) -> Watches:
-    """For the work directory, by the limits of the run, and for scratch, by those of the cell. `pid`: of the container's init."""
+    """For the work directory, by the limits of the run, and for scratch, by those of the cell. `before`: what the work directory holds; `pid`: of the container's init."""
     device = None
     with contextlib.suppress(OSError):  # an overlay is mounted there only, where only root may look
         device = os.stat(mount.folder if isinstance(mount, BindMount) else f"/proc/{pid}/root{work_dir}").st_dev
-    work = watching.of_mount(msgspec.to_builtins(mount), watching.Shown((work_dir,), device))
+    work = watching.of_mount(msgspec.to_builtins(mount), before, watching.Shown((work_dir,), device))
     shown = watching.Shown(tuple(SCRATCH), scratch.stat().st_dev)
     return [
         (work, limits.disk_bytes, limits.disk_inodes),
-        (watching.DiskWatch(str(scratch), grown=False, shown=shown), cell.scratch_bytes, cell.scratch_inodes),
+        (watching.DiskWatch(str(scratch), shown=shown), cell.scratch_bytes, cell.scratch_inodes),
     ]
 
 

@@ -177,7 +177,7 @@ class ContainerLauncher(launcher_process.Launcher):
 
             self._in_mount_namespace(container.pidfd, attach)
             shown = watching.Shown((message["work_dir"],), os.fstat(work).st_dev)
-            container.disk = watching.of_mount(message["mount"], shown)
+            container.disk = watching.of_mount(message["mount"], message["before"], shown)
             descriptor = closed_here(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room))
             self._answer(message, [descriptor])
 

@@ -26,7 +26,7 @@ from executors.egress import Egress
 from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
-from executors.launcher import Answer, Launcher
+from executors.launcher import Answer, Launcher, held_before
 from executors.output import Reader, Writer
 from executors.paths import SCRATCH
 from executors.profile import Profile
@@ -38,9 +38,8 @@ from store.workspace import BindMount, OverlayMount
 _log = logging.getLogger(__name__)
 _KILL_PATIENCE_S = 20.0
 _ENV = "/usr/bin/env"
-_STAGED = "on the stage"
-_PROCESSES_OF_OURS = 2
-"""What confines outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
+_STAGED, _PROCESSES_OF_OURS = "on the stage", 2
+"""The second: what confines outside and its pid 1 inside count towards a control group's limit, and are not the program's."""
 
 
 class Confiner(msgspec.Struct, frozen=True):
@@ -126,7 +125,8 @@ class LaunchedSandbox:
                     raise
                 # What it mounted went with it.
 
-        opening = launcher.ask("open", [], cell=name, mount=msgspec.to_builtins(mount), scratch=scratch)
+        mounted: dict[str, Any] = {"mount": msgspec.to_builtins(mount), "before": await held_before(mount)}
+        opening = launcher.ask("open", [], cell=name, scratch=scratch, **mounted)
         answer = await completed(opening, undo=close)
         try:
             yield _ConfinedCell(self._profile, self._confiner, self._facts, launcher, name, answer[1][0], self._egress)

@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from executors import watching
 from executors.child import memory_file
 from executors.completion import completed
 from executors.errors import SandboxBroken, SandboxUnavailable
 from executors.launcher_process import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
+from store.workspace import BindMount, OverlayMount
 
 REQUEST_BYTES_MAX = 192 << 10
 """One request, which is little more than a job's arguments and environment; the kernel takes no larger datagram from a plain user."""
@@ -196,3 +198,10 @@ def _begin(program: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+async def held_before(mount: OverlayMount | BindMount) -> tuple[int, int]:
+    """Bytes and inodes in what programs will write to, before they do; an overlay's upper folder is new."""
+    if isinstance(mount, OverlayMount):
+        return 0, 0
+    return await completed(asyncio.get_running_loop().run_in_executor(None, watching.held, mount.folder))

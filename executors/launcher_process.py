@@ -164,7 +164,8 @@ class Launcher:
                 stage.mount_overlay(mount, f"{cell}/work", privileged=self._privileged)
             else:
                 kernel.bind(mount["folder"], f"{cell}/work")
-            disk = watching.of_mount(mount, watching.Shown(device=os.stat(f"{cell}/work").st_dev))
+            shown = watching.Shown(device=os.stat(f"{cell}/work").st_dev)
+            disk = watching.of_mount(mount, message["before"], shown)
             sizes: list[tuple[str, str | None]] = [
                 ("size", str(scratch["bytes"])),
                 ("nr_inodes", str(scratch["inodes"])),

@@ -26,7 +26,7 @@ PAUSE_S = 0.2
 SHARE = 10
 """A run is counted for one part in so many of the time at most."""
 DESCRIPTORS_MAX = 32
-FIRST_LOOK_S = LAST_LOOK_S = 0.02
+LAST_LOOK_S = 0.02
 BLOCK_BYTES = 512
 
 
@@ -55,21 +55,16 @@ ROOT = Directory(None, b"")
 class DiskWatch:
     """Counts what lies below `folder` (a host path that no program shapes).
 
-    `holders` gives the run's processes. With `grown`, what is there now counts as having been there: it is made before a program
-    begins. Of very much, which FIRST_LOOK_S is too short for, what the first round finds.
+    `holders` gives the run's processes. `before`: bytes and inodes that were there before programs could write (`held`).
     """
 
-    def __init__(self, folder: str, *, grown: bool, shown: Shown | None = None) -> None:
-        self._folder, self._grown, self._shown = folder, grown, shown or Shown()
-        self._before_bytes = self._before_inodes = 0
+    def __init__(self, folder: str, *, before: tuple[int, int] = (0, 0), shown: Shown | None = None) -> None:
+        self._folder, self._shown = folder, shown or Shown()
+        self._before_bytes, self._before_inodes = before
         self._free_bytes = _free_bytes(folder)
         self._most_bytes = 0
         self._open: OrderedDict[Directory, int] = OrderedDict()
         self._round: Iterator[Overrun | None] | None = None
-        end_s = time.monotonic() + FIRST_LOOK_S
-        while self._grown and time.monotonic() < end_s:
-            self.step(1 << 62, 1 << 62, list)
-        self.rest()
 
     def step(
         self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]
@@ -84,14 +79,12 @@ class DiskWatch:
         self.rest()
         return None, True
 
-    def most_bytes(self) -> int | None:
+    def most_bytes(self) -> int:
         """What has been seen to be taken at most; to be asked when no process runs any more, since it looks a last time.
 
         At least so much was: not what was given back between two looks, nor, of very many entries, what LAST_LOOK_S is too short
-        for. None as long as it is not known what was there before.
+        for.
         """
-        if self._grown:
-            return None
         self.rest()
         end_s = time.monotonic() + LAST_LOOK_S
         for _ in self._count(1 << 62, 1 << 62, list):
@@ -106,19 +99,21 @@ class DiskWatch:
         while self._open:
             os.close(self._open.popitem()[1])
 
+    def held(self) -> tuple[int, int]:
+        """Bytes and inodes that it holds now, counted in one go."""
+        blocks = [status.st_blocks for status in self._entries() if status is not None]
+        self.rest()
+        return sum(blocks) * BLOCK_BYTES, len(blocks)
+
     def _count(self, bytes_max: int, inodes_max: int, holders: Callable[[], Iterable[int]]) -> Iterator[Overrun | None]:
         total_bytes, inodes = -self._before_bytes, -self._before_inodes
-        removed = () if self._grown else removed_files(holders, self._shown)
-        for status in chain(self._entries(), removed):
+        for status in chain(self._entries(), removed_files(holders, self._shown)):
             if status is not None:
                 total_bytes += status.st_blocks * BLOCK_BYTES
                 inodes += 1
-                if not self._grown:
-                    self._most_bytes = max(self._most_bytes, total_bytes)
-            yield None if self._grown else _over(total_bytes, inodes, bytes_max, inodes_max)
-        if self._grown:
-            self._before_bytes, self._before_inodes, self._grown = total_bytes, inodes, False
-        elif self._free_bytes - _free_bytes(self._folder) > bytes_max:
+                self._most_bytes = max(self._most_bytes, total_bytes)
+            yield _over(total_bytes, inodes, bytes_max, inodes_max)
+        if self._free_bytes - _free_bytes(self._folder) > bytes_max:
             # Others may have taken it. But who has put something out of our sight as well may have put there what he took.
             for unseen in chain(descriptors_in_flight(holders), hidden_files(holders, self._shown)):
                 yield "disk" if unseen else None
@@ -168,11 +163,16 @@ class DiskWatch:
         return self._open[directory]
 
 
-def of_mount(mount: dict[str, Any], shown: Shown) -> DiskWatch:
+def held(folder: str) -> tuple[int, int]:
+    """Bytes and inodes in a folder in which no program is at work."""
+    return DiskWatch(folder).held()
+
+
+def of_mount(mount: dict[str, Any], before: tuple[int, int], shown: Shown) -> DiskWatch:
     """For a workspace as the launchers are told of it (`OverlayMount`, `BindMount`)."""
     if "lowers" in mount:
-        return DiskWatch(f"{mount['folder']}/{mount['upper']}", grown=False, shown=shown)
-    return DiskWatch(mount["folder"], grown=True, shown=shown)
+        return DiskWatch(f"{mount['folder']}/{mount['upper']}", shown=shown)
+    return DiskWatch(mount["folder"], before=before, shown=shown)
 
 
 def _over(total_bytes: int, inodes: int, bytes_max: int, inodes_max: int) -> Overrun | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from executors.errors import FilesTooLarge
-from executors.interfaces import Sandbox
+from executors.interfaces import Sandbox, StageRequest
 from executors.testing import ExecutorContract, History, MakeExecutor, SandboxContract
+from executors.testing.history import SHELL
 from executors.testing.trial import LIMITS, Trial
 from store.capture import CaptureLimits
 from store.files import Owner
 from store.memory import MemoryObjects
+from store.snapshot import Ending
 from tests.executors import bench
 
 
@@ -51,6 +54,20 @@ class TestExecutorWithCopies(ExecutorContract):
     @pytest.fixture
     def make_executor(self, tmp_path: Path) -> MakeExecutor:
         return bench.maker(tmp_path, "copy")
+
+
+@pytest.mark.parametrize("kind", ["overlay", "copy"])
+async def test_what_a_program_takes_before_it_is_looked_at_counts(tmp_path: Path, kind: bench.Kind) -> None:
+    limits = msgspec.structs.replace(LIMITS, disk_bytes=1 << 20)
+    stages = (StageRequest("run", ("sh", "-c", "head -c 3000000 /dev/zero > big; sleep 15"), limits),)
+    async with bench.local_executor(tmp_path, MemoryObjects(), kind) as executor:
+        history = History(executor, MemoryObjects())
+        await history.shell("head -c 3000000 /dev/zero > earlier")
+        assert (
+            await history.says("sleep 0.5; echo earlier", stages=(StageRequest("run", SHELL[1], limits),)) == "earlier"
+        )
+        result = await history.shell("true", stages=stages)
+    assert (result.stages[0][1].ending, result.stages[0][1].hit) == (Ending.DISK_LIMIT, ("disk",))
 
 
 async def test_files_that_scratch_has_no_room_for_are_refused(tmp_path: Path) -> None:

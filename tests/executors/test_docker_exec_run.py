@@ -51,7 +51,7 @@ async def test_a_program_of_whose_end_the_daemon_knows_nothing_has_no_ending(tmp
     async def end(_: Started) -> None:
         pass
 
-    watches = [(DiskWatch(str(tmp_path), grown=False), 1 << 30, 1000)]
+    watches = [(DiskWatch(str(tmp_path)), 1 << 30, 1000)]
     daemon: Any = StubDaemon()
     run = Run(daemon, Started("container", NOBODYS_PID, -1), Job(("true",), (), b"", Limits()), watches, end)
     with pytest.raises(SandboxBroken):

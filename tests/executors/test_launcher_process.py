@@ -27,7 +27,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
         made = Launcher(unused)
         made._privileged = False
         made._program, made._command = "/bin/sh", ["sh", "-c", "exec sleep 600"]
-        made._disks["cell"] = DiskWatch(str(tmp_path), grown=False)
+        made._disks["cell"] = DiskWatch(str(tmp_path))
         yield made
 
 

@@ -39,7 +39,7 @@ def test_as_many_bytes_and_names_as_allowed_are_no_overrun(tmp_path: Path) -> No
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(1 << 20))
     taken = sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*"))
-    watch = DiskWatch(str(tmp_path), grown=False)
+    watch = DiskWatch(str(tmp_path))
     assert looked(watch, taken, 5) is None
     assert looked(watch, taken - 1, 5) == "disk"
     assert looked(watch, taken, 4) == "inodes"
@@ -50,20 +50,19 @@ def test_a_hole_takes_nothing_and_a_second_name_takes_only_a_name(tmp_path: Path
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     for number in range(100):
         (tmp_path / f"hard{number}").hardlink_to(tmp_path / "file")
-    assert looked(DiskWatch(str(tmp_path), grown=False), 2 << 20, 2) is None
+    assert looked(DiskWatch(str(tmp_path)), 2 << 20, 2) is None
 
 
 def test_with_what_was_there_only_growth_counts(tmp_path: Path) -> None:
     (tmp_path / "before").write_bytes(bytes(1 << 20))
-    watch = DiskWatch(str(tmp_path), grown=True)
-    assert looked(watch, 0, 0) is None
+    watch = DiskWatch(str(tmp_path), before=watching.held(str(tmp_path)))
     assert looked(watch, 0, 0) is None
     (tmp_path / "since").write_bytes(b"x")
     assert looked(watch, PLENTY, 0) == "inodes"
 
 
 def test_the_most_that_was_there_is_told_also_when_it_is_gone(tmp_path: Path) -> None:
-    watch = DiskWatch(str(tmp_path), grown=False)
+    watch = DiskWatch(str(tmp_path))
     assert watch.most_bytes() == 0
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     assert watch.most_bytes() == 1 << 20
@@ -73,26 +72,9 @@ def test_the_most_that_was_there_is_told_also_when_it_is_gone(tmp_path: Path) ->
     assert watch._open == {}
 
 
-def test_what_is_written_at_once_counts_as_grown(tmp_path: Path) -> None:
-    """Before the first round: a run must not be able to write as much as it likes as long as it is quick."""
-    (tmp_path / "before").write_bytes(bytes(2 << 20))
-    watch = DiskWatch(str(tmp_path), grown=True)
-    (tmp_path / "early").write_bytes(bytes(1 << 20))
-    assert looked(watch, 1 << 19, 1) == "disk"
-    assert watch.most_bytes() == 1 << 20
-    assert watch._open == {}
-
-
-def test_how_much_was_added_is_not_told_before_it_is_known_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of so much that it cannot be counted before the program begins."""
-    monkeypatch.setattr(watching, "FIRST_LOOK_S", 0.0)
+def test_how_much_was_added_is_told_without_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "before").write_bytes(bytes(1 << 20))
-    watch = DiskWatch(str(tmp_path), grown=True)
-    (tmp_path / "early").write_bytes(bytes(1 << 20))
-    assert watch.most_bytes() is None
-    looked(watch)
+    watch = DiskWatch(str(tmp_path), before=watching.held(str(tmp_path)))
     (tmp_path / "since").write_bytes(bytes(2 << 20))
     assert watch.most_bytes() == 2 << 20
 
@@ -102,7 +84,7 @@ def test_a_last_look_at_very_much_ends_in_time(tmp_path: Path) -> None:
         (tmp_path / f"{number}").symlink_to("x" * 100)
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     began_s = time.thread_time()
-    taken = DiskWatch(str(tmp_path), grown=False).most_bytes()
+    taken = DiskWatch(str(tmp_path)).most_bytes()
     assert time.thread_time() - began_s < 5 * watching.LAST_LOOK_S
     assert taken is not None
     assert 0 <= taken <= sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*"))
@@ -114,15 +96,15 @@ def test_symlinks_lead_nowhere_and_other_kinds_are_counted(tmp_path: Path) -> No
     for target in ("/usr", "..", ".", "loop"):
         (folder / target.replace("/", "_").replace(".", "_")).symlink_to(target)
     os.mkfifo(folder / "fifo")
-    assert looked(DiskWatch(str(folder), grown=False), PLENTY, 5) is None
-    assert looked(DiskWatch(str(folder), grown=False), PLENTY, 4) == "inodes"
+    assert looked(DiskWatch(str(folder)), PLENTY, 5) is None
+    assert looked(DiskWatch(str(folder)), PLENTY, 4) == "inodes"
 
 
 def test_a_deep_nest_is_counted_to_its_bottom_with_few_descriptors(tmp_path: Path) -> None:
     depth = 1500
     nest = f"import os\nfor _ in range({depth}):\n    os.mkdir('n')\n    os.chdir('n')\nopen('f', 'wb').write(bytes(1 << 20))"
     subprocess.run([sys.executable, "-c", nest], cwd=tmp_path, check=True)
-    watch, most = DiskWatch(str(tmp_path), grown=False), 0
+    watch, most = DiskWatch(str(tmp_path)), 0
     try:
         while not (found := watch.step(PLENTY, depth, nobody))[1] and found[0] is None:
             most = max(most, len(watch._open))
@@ -137,7 +119,7 @@ def test_a_deep_nest_is_counted_to_its_bottom_with_few_descriptors(tmp_path: Pat
 def test_a_wide_tree_is_counted_in_portions(tmp_path: Path) -> None:
     for number in range(3000):
         (tmp_path / f"{number}").touch()
-    watch, began_s, portions = DiskWatch(str(tmp_path), grown=False), time.thread_time(), 0
+    watch, began_s, portions = DiskWatch(str(tmp_path)), time.thread_time(), 0
     while not watch.step(PLENTY, 3000, nobody)[1]:
         portions += 1
     assert portions >= 1
@@ -148,20 +130,20 @@ def test_what_vanishes_meanwhile_is_no_error(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}" / "x").touch()
-    watch = DiskWatch(str(tmp_path), grown=False)
+    watch = DiskWatch(str(tmp_path))
     assert watch.step(PLENTY, PLENTY, nobody)[0] is None
     for number in range(200):
         (tmp_path / f"{number}" / "x").unlink()
         (tmp_path / f"{number}").rmdir()
     looked(watch, PLENTY, PLENTY)
-    assert looked(DiskWatch(str(tmp_path), grown=False), 0, 0) is None
+    assert looked(DiskWatch(str(tmp_path)), 0, 0) is None
 
 
 def test_when_it_rests_nothing_is_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for number in range(100):
         (tmp_path / f"{number}").mkdir()
-    watch = DiskWatch(str(tmp_path), grown=False)
+    watch = DiskWatch(str(tmp_path))
     watch.step(PLENTY, PLENTY, nobody)
     watch.rest()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -204,7 +186,7 @@ def test_files_without_a_name_are_found_at_their_holders(tmp_path: Path, program
         pytest.skip("the kernel shows mappings to root only")
     shown = Shown((str(tmp_path),), tmp_path.stat().st_dev)
     with held(tmp_path, program) as pid:
-        watch = DiskWatch(str(tmp_path), grown=False, shown=shown)
+        watch = DiskWatch(str(tmp_path), shown=shown)
         assert looked(watch, 1 << 19, 1) is None
         assert looked(watch, 1 << 19, 1, lambda: [pid]) == "disk"
         assert looked(watch, 2 << 20, 1, lambda: [pid]) is None
@@ -215,7 +197,7 @@ def test_who_sends_away_what_he_takes_is_found_by_what_is_free(monkeypatch: pyte
     """A descriptor in flight is held by no process, and what it is of cannot be seen."""
     free_bytes = 100 << 20
     monkeypatch.setattr(watching, "_free_bytes", lambda _: free_bytes)
-    watch = DiskWatch(str(tmp_path), grown=False)
+    watch = DiskWatch(str(tmp_path))
     send = "a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [file.fileno()]))])"
     sending = f"file = take(); a, b = socket.socketpair(); {send}; file.close(); told()"
     with held(tmp_path, sending) as sender, held(tmp_path, "told()") as other:
@@ -231,7 +213,7 @@ def test_a_plain_user_sees_who_holds_what_he_may_not_see(monkeypatch: pytest.Mon
     shown, free_bytes = Shown((str(tmp_path),)), 100 << 20
     monkeypatch.setattr(watching, "_free_bytes", lambda _: free_bytes)
     monkeypatch.setattr(watching, "removed_files", lambda *_: ())
-    watch = DiskWatch(str(tmp_path), grown=False, shown=shown)
+    watch = DiskWatch(str(tmp_path), shown=shown)
     mapping = "file = take(); held = mmap.mmap(file.fileno(), 4096); file.close(); told()"
     hiding = "import ctypes; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); file = take(); told()"
     with held(tmp_path, mapping) as mapper, held(tmp_path, hiding) as hider, held(tmp_path, "told()") as other:
