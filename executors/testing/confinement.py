@@ -118,11 +118,11 @@ class ConfinementContract:
             "import os; print(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), *os.getgroups()); os.setuid(0)"
         )
         user, group = 1000, 1000
-        if trial.lacks("user id"):
+        if trial.lacks("user_id"):
             user, group = (owner.uid, owner.gid) if owner else (os.getuid(), os.getgid())
         seen = [int(number) for number in result.stdout.data.split()]
         assert seen[:4] == [user, user, group, group]
-        assert set(seen[4:]) <= ({group} if trial.lacks("user id") else set())
+        assert set(seen[4:]) <= ({group} if trial.lacks("user_id") else set())
         assert 0 not in seen
         assert b"OSError" in result.stderr.data or b"PermissionError" in result.stderr.data
 

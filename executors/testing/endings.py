@@ -40,7 +40,7 @@ class EndingsContract:
 
     async def test_exit_code_137_is_told_from_death_by_signal_9_where_the_sandbox_says_so(self, trial: Trial) -> None:
         result = await trial.shell("exit 137")
-        honest = (Ending.SIGNALLED, None, 9) if trial.lacks("exit status") else (Ending.EXITED, 137, None)
+        honest = (Ending.SIGNALLED, None, 9) if trial.lacks("exit_status") else (Ending.EXITED, 137, None)
         assert (result.ending, result.exit_code, result.signal) == honest
 
     async def test_a_program_that_is_not_there_is_exit_code_127(self, trial: Trial) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from executors import guarantees
 from executors.interfaces import Job, RunResult, Sandbox
 from store.files import Owner
 from store.snapshot import Ending, Limits
@@ -55,6 +56,7 @@ class Trial:
 
     def lacks(self, guarantee: str) -> bool:
         """Whether the sandbox itself says that it cannot give a guarantee here."""
+        assert guarantee in guarantees.NAMES, guarantee
         return any(lack.startswith(guarantee + ":") for lack in self.sandbox.capabilities.missing)
 
 
