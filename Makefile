@@ -4,6 +4,9 @@ BIN := .venv/bin
 # What finds more the longer it runs; `make soak` runs it with many more examples, and with what is marked slow.
 SOAKED := tests/properties tests/faults tests/psf/test_session_machine.py tests/executors/test_cancelling.py tests/e2e/test_crash.py
 
+# So many processes share the tests; what looks at the whole machine is in one of them (tests/conftest.py).
+TESTERS := 2
+
 .PHONY: help setup demo test check fmt lint type soak bench lock clean
 
 help: ## show this
@@ -18,7 +21,7 @@ demo: .venv/.stamp ## show the main things, on a server of its own
 	@$(BIN)/psf demo
 
 test: .venv/.stamp ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadgroup
 
 soak: .venv/.stamp ## run the long batteries
 	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(SOAKED)

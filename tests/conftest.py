@@ -31,6 +31,23 @@ def _refused(reason: str) -> str:
     return f"skipped, which tests/allowed_skips.txt does not allow here: {reason}"
 
 
+_APART = (
+    "hostile/", "dockerd/", "e2e/test_crash.py", "executors/test_traces.py", "executors/test_unprivileged.py",
+    "faults/test_power_cuts.py", "faults/test_full_disk.py",
+)  # fmt: skip
+"""Tests that look at the whole machine, or mount something on it: one process runs them all, one after the other, and all of Docker's."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests may run beside which, when several processes share them: whole files, and those of _APART and of Docker in one."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here)
+        apart = str(place).startswith(_APART) or "docker_daemon" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("machine" if apart else str(place)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With PSF_TEST_REQUIRE_ALL=1 a skip fails unless its reason is listed: what is not tested must be known."""
