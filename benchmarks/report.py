@@ -92,14 +92,17 @@ def _values(answers: Iterable[Answer]) -> str:
 
 
 def _phases(answers: Iterable[Answer]) -> str:
-    rows, names = [], list[str]()
-    for answer in answers:
-        for name, series in answer.series.items():
-            if answer.question in ("step", "step-size") and name.startswith("psf") and "advance" in series.phases_s:
-                names = names or list(series.phases_s)
-                label = name if answer.question == "step-size" else f"{name}, {answer.tree}"
-                cells = [milliseconds(series.phases_s.get(phase, 0)) for phase in names]
-                rows.append([label, *cells, milliseconds(series.wall_median_s)])
+    steps = [
+        (name if answer.question == "step-size" else f"{name}, {answer.tree}", series)
+        for answer in answers
+        for name, series in answer.series.items()
+        if answer.question in ("step", "step-size") and name.startswith("psf") and "advance" in series.phases_s
+    ]
+    names = list(dict.fromkeys(phase for _, series in steps for phase in series.phases_s))
+    rows = [
+        [label, *(milliseconds(series.phases_s.get(phase, 0)) for phase in names), milliseconds(series.wall_median_s)]
+        for label, series in steps
+    ]
     return table(["", *names, "whole"], rows)
 
 

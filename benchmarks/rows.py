@@ -92,8 +92,9 @@ def step(scene: Scene) -> list[Answer]:
     subject = scene.subject
     arms = [
         Arm("floor", scene.floor.both),
-        Arm("psf", lambda: subject.step(scene.change)),
-        Arm("psf, not synced", lambda: loose.step(scene.change, durable=False)),
+        Arm("psf", lambda: subject.step(scene.change, counted=frozenset())),
+        Arm("psf, ready again", lambda: subject.step(scene.change)),
+        Arm("psf, not synced", lambda: loose.step(scene.change, durable=False, counted=frozenset())),
         Arm("psf with its mount", lambda: subject.step(scene.change, counted=frozenset({"mount"}))),
     ]
     change = partial(scene.change, scene.tree.path)
@@ -104,7 +105,7 @@ def step(scene: Scene) -> list[Answer]:
     before = {tool.name: (allocated_bytes(tool.store), tool.number) for tool in scene.tools}
     ours = subject.stored_bytes(), subject.snapshot().depth
     rounds = scene.context.rounds(60, 10)
-    what = "one file of 4 KiB rewritten: from reading the head to the workspace's being ready again"
+    what = "one file of 4 KiB rewritten: from reading the head to the durable answer; ready again: until the workspace is, too"
     answer = scene.ask("step", what, arms, rounds, 90)
     loose.close()
     growth = {

@@ -32,6 +32,7 @@ Change = Callable[[Path], object]
 SESSION = "session"
 DAY_S = 86400.0
 CHANGED_BYTES = 4096
+SETTLED = frozenset({"settle"})
 
 
 def enter_namespace() -> str | None:
@@ -124,8 +125,11 @@ class Subject:
         head = self.head()
         self.advance(head, self.snapshot(head).parents[0], "rollback")
 
-    def step(self, change: Change, *, durable: bool = True, counted: frozenset[str] = frozenset()) -> Phases:
-        """One step: `change` is given the mounted work directory. `counted`: of "mount" and "change", what to count too."""
+    def step(self, change: Change, *, durable: bool = True, counted: frozenset[str] = SETTLED) -> Phases:
+        """One step: `change` is given the mounted work directory. `counted`: of "mount", "change" and "settle", what to count too.
+
+        Settling comes after the answer: nobody waits for it but the next step on the same tree.
+        """
         phases = Phases()
 
         def maybe(name: str) -> AbstractContextManager[None]:
@@ -153,7 +157,7 @@ class Subject:
                 self.advance(head, identity, "execute")
         else:
             self._promised = identity
-        with phases("settle"):
+        with maybe("settle"):
             self.pool.release(workspace, captured.tree, captured)
         with phases("head"):
             lease.release()

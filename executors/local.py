@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from store.view import (
 )
 from store.workspace import Workspace
 
+_log = logging.getLogger(__name__)
 THREADS = 8
 FETCHED_BYTES_MAX = 64 << 20
 
@@ -71,17 +73,15 @@ class LocalExecutor:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="psf-store")
         self._steps, self._no_step = 0, asyncio.Event()
         self._no_step.set()
+        self._releasing: set[asyncio.Future[None]] = set()
 
     async def execute(self, request: Request) -> Result:
-        self._steps += 1
-        self._no_step.clear()
+        self._begin()
         try:
             async with self._systems.site(request.system) as site:
                 return await self._execute(request, site)
         finally:
-            self._steps -= 1
-            if not self._steps:
-                self._no_step.set()
+            self._end()
 
     async def _execute(self, request: Request, site: Site) -> Result:
         workspace = await self._in_thread(lambda: self._acquire(request, site), undo=self._discard)
@@ -91,7 +91,36 @@ class LocalExecutor:
             # Cancelled or broken: whatever lies in it is not a known tree.
             await self._discard(workspace)
             raise
-        return await self._in_thread(lambda: self._capture(request, site, workspace, stages, gathered))
+        result, captured = await self._in_thread(
+            lambda: self._capture(request, site, workspace, stages, gathered),
+            undo=lambda done: self._in_thread(lambda: self._workspaces.release(workspace, done[0].tree, done[1])),
+        )
+        self._release_later(workspace, result.tree, captured)
+        return result
+
+    def _release_later(self, workspace: Workspace, tree: TreeId, captured: Captured | None) -> None:
+        """Have the workspace made ready for its next step, which nobody who waits for this one's answer need wait for."""
+        self._begin()
+        # Now: whoever learns of the tree by the answer then finds the workspace, and not that it is not there yet.
+        self._workspaces.expect(tree)
+        releasing = asyncio.ensure_future(self._in_thread(lambda: self._workspaces.release(workspace, tree, captured)))
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._released)
+
+    def _released(self, releasing: asyncio.Future[None]) -> None:
+        self._releasing.discard(releasing)
+        self._end()
+        if not releasing.cancelled() and (error := releasing.exception()) is not None:
+            _log.error("a workspace could not be given back", exc_info=error)
+
+    def _begin(self) -> None:
+        self._steps += 1
+        self._no_step.clear()
+
+    def _end(self) -> None:
+        self._steps -= 1
+        if not self._steps:
+            self._no_step.set()
 
     async def prepare(self, system: System) -> None:
         async with self._systems.site(system):
@@ -158,8 +187,8 @@ class LocalExecutor:
         workspace: Workspace,
         stages: tuple[tuple[str, RunResult], ...],
         gathered: _Gathered,
-    ) -> Result:
-        """The result, when the workspace has gone back to the pool. When that fails, the workspace is no more."""
+    ) -> tuple[Result, Captured | None]:
+        """The result, and what it was captured as if it was. When that fails, the workspace is no more."""
         try:
             tree, captured = self._read(request, site, workspace, gathered)
         except BaseException:
@@ -173,8 +202,7 @@ class LocalExecutor:
             workspace.warm,
             site.identity,
         )
-        self._workspaces.release(workspace, tree, captured)
-        return result
+        return result, captured
 
     def _read(
         self, request: Request, site: Site, workspace: Workspace, gathered: _Gathered

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,9 @@ NEAR_SHARE = 8
 TAKEN_COST = 16
 """What taking a workspace counts beside a base that is shared: whoever brought it where it is may come back."""
 
+ARRIVAL_PATIENCE_S = 1.0
+"""How long a step waits for a workspace that holds its tree and is being made ready; then it gets another one."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,12 +64,16 @@ class Workspaces:
         self._idle_usage = Usage()
         self._base_of: dict[str, Base] = {}
         self._numbers = itertools.count(1)
+        self._arrivals = threading.Condition()
+        self._coming: Counter[TreeId] = Counter()
 
     def acquire(self, tree: TreeId) -> Workspace:
         """A prepared workspace that holds `tree`, the caller's alone until `release` or `discard`.
 
         Raises ObjectMissing or ObjectDamaged when the tree cannot be read, OSError when it cannot be written.
         """
+        with self._arrivals:
+            self._arrivals.wait_for(lambda: not self._coming[tree], ARRIVAL_PATIENCE_S)
         workspace = self._take_holding(tree) or self._make(tree)
         try:
             workspace.prepare()
@@ -75,8 +82,23 @@ class Workspaces:
             raise
         return workspace
 
+    def expect(self, tree: TreeId) -> None:
+        """Say that a workspace will be given back at once that holds `tree`: whoever wants that tree now waits for it."""
+        with self._arrivals:
+            self._coming[tree] += 1
+
     def release(self, workspace: Workspace, tree: TreeId, captured: Captured | None) -> None:
         """Give back a workspace after its run, to be found again under `tree`."""
+        try:
+            self._take_back(workspace, tree, captured)
+        finally:
+            with self._arrivals:
+                self._coming[tree] -= 1
+                if self._coming[tree] <= 0:
+                    del self._coming[tree]
+                self._arrivals.notify_all()
+
+    def _take_back(self, workspace: Workspace, tree: TreeId, captured: Captured | None) -> None:
         try:
             kept = workspace.settle(tree, captured)
         except (OSError, StoreError) as error:
