@@ -60,7 +60,7 @@ ROWS = (
     Attack("the memory of the first process", "open('/proc/1/mem', 'rb').read(1)\nprint('GOT')", "python"),
     Attack("the map of the first process's memory", "test -s /proc/1/maps && head -c 1 /proc/1/maps > /dev/null && grep -q venv /proc/1/maps && echo GOT"),
     Attack("the stack and registers of the first process", PRIVATE.format("/proc/1/stack /proc/1/syscall /proc/1/auxv")),
-    Attack("the server's process", "ls -d /proc/@server 2> /dev/null && tr '\\\\0' ' ' < /proc/@server/cmdline | grep pytest && echo GOT", tame=True),
+    Attack("the server's process", "ls -d /proc/@server 2> /dev/null && tr '\\\\0' ' ' < /proc/@server/cmdline | grep python && echo GOT", tame=True),
     Attack("the store", "ls -A @home/store 2> /dev/null && echo GOT; true"),
     Attack("workspaces of others", "find / -xdev -name upper -o -xdev -name delta 2> /dev/null | grep . && echo GOT; true"),
     Attack("the stage on which cells stand", "ls -d /dev/shm/* /mnt/* /media/* /srv/* 2> /dev/null | grep -e cell -e bwrap && echo GOT; true"),
