@@ -18,7 +18,7 @@ from store.journalled import PinnedHeads, Records
 from store.moves import LoggedHeads
 from store.reachable import is_implied, mark, object_needs
 from store.records import Name
-from store.snapshot import Run, Snapshot
+from store.snapshot import Run, Snapshot, Write
 from store.tree import EntryKind
 
 LOSSES_MAX = 1000
@@ -244,6 +244,11 @@ def _snapshot_parts(snapshot: Snapshot) -> list[tuple[Name, str]]:
         parts += [((Kind.BLOB, snapshot.step.code), f"{step}, its code")]
         parts += [((Kind.BLOB, snapshot.step.stdin), f"{step}, its stdin")]
         parts += [((Kind.BLOB, blob), f"{step}, sent file {name}") for name, blob in snapshot.step.files]
+    elif isinstance(snapshot.step, Write):
+        parts += [
+            ((Kind.BLOB, file.blob), f"{step}, written file {file.path.decode(errors='backslashreplace')}")
+            for file in snapshot.step.files
+        ]
     for stage in snapshot.outcome.stages if snapshot.outcome is not None else ():
         parts += [((Kind.BLOB, stage.stdout.blob), f"{step}, stdout of {stage.name}")]
         parts += [((Kind.BLOB, stage.stderr.blob), f"{step}, stderr of {stage.name}")]

@@ -11,7 +11,7 @@ from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import BlobId, Kind, TreeId
 from store.interfaces import Objects
 from store.records import Name
-from store.snapshot import Run, Snapshot
+from store.snapshot import Run, Snapshot, Write
 from store.tree import EntryKind, Tree
 
 
@@ -22,6 +22,8 @@ def snapshot_needs(snapshot: Snapshot) -> list[Name]:
     blobs: list[BlobId] = []
     if isinstance(snapshot.step, Run):
         blobs += [snapshot.step.code, snapshot.step.stdin, *(blob for _, blob in snapshot.step.files)]
+    elif isinstance(snapshot.step, Write):
+        blobs += [file.blob for file in snapshot.step.files]
     if snapshot.outcome is not None:
         blobs += [stream.blob for stage in snapshot.outcome.stages for stream in (stage.stdout, stage.stderr)]
     return needs + [(Kind.BLOB, blob) for blob in blobs]

@@ -29,6 +29,7 @@ PARTS_MAX = 20_000
 Word = Annotated[str, msgspec.Meta(max_length=200)]
 """What psf itself calls something."""
 Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
+PathBytes = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 _IS_ID = msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)
 _Blob = Annotated[BlobId, _IS_ID]
 _FEW = msgspec.Meta(max_length=STAGES_MAX)
@@ -72,12 +73,6 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     network: Network = "loopback"
 
 
-_LIMITS_FIRST = 10
-"""So many fields of Limits are always encoded. Later ones are left off the end while they have their defaults, so that the bytes
-of older snapshots stay what they were. Those defaults must therefore never change."""
-_LATER_LIMITS = msgspec.structs.astuple(Limits())[_LIMITS_FIRST:]
-
-
 class Run(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="run"):
     """A step that ran a program. All that its result may depend on, besides the tree it started from."""
 
@@ -93,6 +88,39 @@ class Run(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     keep: Literal["all", "fetched"] | Annotated[tuple[Text, ...], _MANY]
     limits: Annotated[tuple[tuple[Word, Limits], ...], _FEW]
     """Effective limits of each stage, by its name."""
+    secrets: Annotated[tuple[Text, ...], _MANY] = ()
+    """Names of variables whose values the run had and nobody keeps."""
+    deterministic: bool = False
+    """Whether it ran under the profile that makes programs repeat."""
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A file that was put: its path from the root, names parted by slashes."""
+
+    path: PathBytes
+    blob: _Blob
+    executable: bool
+
+
+class Write(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="write"):
+    """A step that ran nothing: paths were deleted, with all below them, and then files put. Sorted by path."""
+
+    files: Annotated[tuple[Written, ...], _MANY]
+    deleted: Annotated[tuple[PathBytes, ...], _MANY]
+
+
+class Merge(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="merge"):
+    """A step that brought the second parent's changes since `base` into the first. `on_conflict`: whose side was taken."""
+
+    base: Annotated[SnapshotId, _IS_ID]
+    on_conflict: Literal["report", "ours", "theirs"]
+
+
+Step = Run | Write | Merge
+
+_FIRST_FIELDS = {Limits: 10, Run: 10}
+"""So many fields are always encoded. Later ones are left off the end while they have their defaults, so that the bytes of older
+snapshots stay what they were. Those defaults must therefore never change."""
 
 
 class Stream(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -119,7 +147,7 @@ class Stage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class LeftOut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A path that was there after the run and could not be kept, with the reason."""
 
-    path: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+    path: PathBytes
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
@@ -135,7 +163,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     depth: int
     parents: Annotated[tuple[Annotated[SnapshotId, _IS_ID], ...], msgspec.Meta(max_length=2)]
     tree: Annotated[TreeId, _IS_ID]
-    step: Run | None
+    step: Step | None
     outcome: Outcome | None
 
 
@@ -163,18 +191,19 @@ def decode(data: bytes) -> Snapshot:
 
 def _encoded(snapshot: Snapshot) -> bytes:
     step = snapshot.step
-    if step is None or not step.limits:
+    if not isinstance(step, Run):
         return _encoder.encode(snapshot)
-    limits: tuple[Any, ...] = tuple((name, _without_defaults(given)) for name, given in step.limits)
-    return _encoder.encode(msgspec.structs.replace(snapshot, step=msgspec.structs.replace(step, limits=limits)))
+    limits = tuple((name, _without_defaults(given)) for name, given in step.limits)
+    plain: Any = ("run", *_without_defaults(msgspec.structs.replace(step, limits=limits)))
+    return _encoder.encode(msgspec.structs.replace(snapshot, step=plain))
 
 
-def _without_defaults(limits: Limits) -> tuple[object, ...]:
-    values = msgspec.structs.astuple(limits)
-    length = len(values)
-    while length > _LIMITS_FIRST and values[length - 1] == _LATER_LIMITS[length - 1 - _LIMITS_FIRST]:
+def _without_defaults(value: Limits | Run) -> tuple[object, ...]:
+    fields, defaults = msgspec.structs.astuple(value), value.__struct_defaults__
+    length, first = len(fields), _FIRST_FIELDS[type(value)]
+    while length > first and fields[length - 1] == defaults[length - 1 - len(fields)]:
         length -= 1
-    return values[:length]
+    return fields[:length]
 
 
 def _decoded(data: bytes) -> Snapshot:

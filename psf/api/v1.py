@@ -23,7 +23,7 @@ from psf.api.schemas import (
 from psf.errors import InvalidField
 from psf.sessions import FORKS_MAX
 from store.interfaces import Move
-from store.snapshot import Snapshot
+from store.snapshot import Run, Snapshot
 
 LOG_PAGE_DEFAULT, LOG_PAGE_MAX = 50, 500
 NAME_CHARACTERS_MAX = 200
@@ -67,7 +67,7 @@ def _entry(move: Move, snapshot: Snapshot) -> LogEntry:
         to=move.to_snapshot.hex(),
         at=datetime.fromtimestamp(move.at_s, UTC).isoformat(timespec="milliseconds"),
         step=snapshot.depth,
-        runtime=snapshot.step.runtime if snapshot.step else None,
+        runtime=snapshot.step.runtime if isinstance(snapshot.step, Run) else None,
         endings={stage.name: str(stage.ending) for stage in snapshot.outcome.stages} if snapshot.outcome else {},
         left_out=left_out_paths(snapshot.outcome.left_out) if snapshot.outcome else [],
         run=msgspec.Raw(move.run_record) if executed and move.run_record else None,

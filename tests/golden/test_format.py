@@ -26,16 +26,21 @@ from store.snapshot import (
     Ending,
     LeftOut,
     Limits,
+    Merge,
     Outcome,
     Run,
     Snapshot,
     Stage,
+    Step,
     Stream,
+    Write,
+    Written,
 )
 from store.tree import EMPTY_TREE, Entry, EntryKind, Tree
 
 PINS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("format-1.json").read_text())
 LATER: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("limits-2.json").read_text())
+STEPS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("steps-2.json").read_text())
 PACKS: dict[str, str] = json.loads(Path(__file__).with_name("packs-3.json").read_text())
 
 CONTENT = blob_id(b"content")
@@ -116,9 +121,30 @@ def test_pinned_snapshots_can_be_read(name: str) -> None:
     assert snapshots.decode(bytes.fromhex(PINS[name]["bytes"])) == SNAPSHOTS[name]
 
 
+def _step(step: Step) -> Snapshot:
+    return replace(SNAPSHOTS["snapshot of a run"], step=step)
+
+
+_RUN = SNAPSHOTS["snapshot of a run"].step
+assert isinstance(_RUN, Run)
+LATER_STEPS = {
+    "run with secrets": _step(replace(_RUN, secrets=("TOKEN",))),
+    "run that repeats": _step(replace(_RUN, deterministic=True)),
+    "write": _step(Write((Written(b"a/\xff", CONTENT, True), Written(b"b", CONTENT, False)), (b"a", b"old"))),
+    "merge": _step(Merge(EMPTY_SNAPSHOT_ID, "theirs")),
+}
+
+
+@pytest.mark.parametrize("name", LATER_STEPS)
+def test_later_steps_have_the_pinned_bytes_and_names(name: str) -> None:
+    data = snapshots.encode(LATER_STEPS[name])
+    assert {"bytes": data.hex(), "id": snapshots.snapshot_id(data).hex()} == STEPS[name]
+    assert snapshots.decode(bytes.fromhex(STEPS[name]["bytes"])) == LATER_STEPS[name]
+
+
 def _with(limits: Limits) -> Snapshot:
     pinned = SNAPSHOTS["snapshot of a run"]
-    assert pinned.step is not None
+    assert isinstance(pinned.step, Run)
     return replace(pinned, step=replace(pinned.step, limits=(("run", limits),)))
 
 

@@ -44,6 +44,8 @@ def full_snapshot(limits: Limits = LIMITS, depth: int = 1) -> Snapshot:
         fetch=("out.txt",),
         keep=("*.txt",),
         limits=(("run", limits),),
+        secrets=("TOKEN",),
+        deterministic=True,
     )
     stream = Stream(BLOB, 7, truncated=False)
     stages = (
