@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from itertools import takewhile
 
 import msgspec
 
@@ -24,23 +25,60 @@ class FileEdit(msgspec.Struct, frozen=True):
 
 def put_files(objects: Objects, tree: TreeId, files: Mapping[Path, FileEdit], number: int) -> TreeId:
     """The tree with `files` in it, by path. Directories are made; what stands in a file's way gives way. O(files * depth)."""
-    if not files:
-        return tree
-    entries = entries_by_name(objects, tree)
-    below: dict[bytes, dict[Path, FileEdit]] = {}
+    entries: dict[Path, Entry | None] = {}
     for path, file in files.items():
-        if len(path) > 1:
-            below.setdefault(path[0], {})[path[1:]] = file
-            continue
         kind = EntryKind.EXECUTABLE if file.executable else EntryKind.FILE
-        blob = objects.put(Kind.BLOB, file.data)
-        _set(entries, Entry(path[0], kind, blob, len(file.data), number))
-    for name, inner in below.items():
-        old = entries.get(name)
-        is_directory = old is not None and old.kind is EntryKind.DIRECTORY
-        start = trees.entry_tree(old) if old is not None and is_directory else trees.EMPTY_TREE
-        _set(entries, Entry(name, EntryKind.DIRECTORY, put_files(objects, start, inner, number), 0, number))
-    return put_tree(objects, entries.values())
+        entries[path] = Entry(path[-1], kind, objects.put(Kind.BLOB, file.data), len(file.data), number)
+    return put_entries(objects, tree, entries, number)
+
+
+def put_entries(objects: Objects, tree: TreeId, edits: Mapping[Path, Entry | None], number: int) -> TreeId:
+    """The tree with these entries in it, and without the paths that have none; a path comes before what is below it.
+
+    What is equal to what stands there stays, with its own number. Needs no more stack for deeper paths.
+    """
+    opened = [_Directory(b"", objects, tree)]
+    current: Path = ()
+    for path in sorted(edits):
+        *above, name = path
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(above, current, strict=False)))
+        while len(opened) > shared + 1:
+            opened[-2].close(opened.pop(), objects, number)
+        entry = edits[path]
+        for inner in above[shared:]:
+            found = trees.directory_tree(opened[-1].entries.get(inner))
+            if found is None and entry is None:
+                break  # nothing stands there that could be taken away
+            opened.append(_Directory(inner, objects, found or trees.EMPTY_TREE))
+        else:
+            opened[-1].set(name, entry)
+        current = tuple(above[: len(opened) - 1])
+    while len(opened) > 1:
+        opened[-2].close(opened.pop(), objects, number)
+    return opened[0].put(objects)
+
+
+class _Directory:
+    """One directory on the way to a path that is edited."""
+
+    def __init__(self, name: bytes, objects: Objects, tree: TreeId) -> None:
+        self.name, self._tree = name, tree
+        self.entries = entries_by_name(objects, tree)
+        self._changed = False
+
+    def set(self, name: bytes, entry: Entry | None) -> None:
+        old = self.entries.get(name)
+        if entry is None:
+            self._changed |= self.entries.pop(name, None) is not None
+        elif old is None or not old.same_content(entry):
+            self.entries[name], self._changed = entry, True
+
+    def put(self, objects: Objects) -> TreeId:
+        return put_tree(objects, self.entries.values()) if self._changed else self._tree
+
+    def close(self, inner: _Directory, objects: Objects, number: int) -> None:
+        """Take in a directory that was opened in this one."""
+        self.set(inner.name, Entry(inner.name, EntryKind.DIRECTORY, inner.put(objects), 0, number))
 
 
 def place_file(
@@ -85,9 +123,3 @@ def _dress(files: Files, name: bytes, directory: int, mode: int, owner: Owner | 
     if owner is not None:
         files.set_owner(name, owner, directory=directory)
     files.set_time(name, time_s, directory=directory)
-
-
-def _set(entries: dict[bytes, Entry], entry: Entry) -> None:
-    old = entries.get(entry.name)
-    if old is None or not old.same_content(entry):
-        entries[entry.name] = entry

@@ -99,6 +99,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     path: PathBytes
     blob: _Blob
+    size_bytes: int
     executable: bool
 
 

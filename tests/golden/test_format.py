@@ -130,7 +130,12 @@ assert isinstance(_RUN, Run)
 LATER_STEPS = {
     "run with secrets": _step(replace(_RUN, secrets=("TOKEN",))),
     "run that repeats": _step(replace(_RUN, deterministic=True)),
-    "write": _step(Write((Written(b"a/\xff", CONTENT, True), Written(b"b", CONTENT, False)), (b"a", b"old"))),
+    "write": _step(
+        Write(
+            (Written(b"a/\xff", CONTENT, 7, executable=True), Written(b"b", CONTENT, 7, executable=False)),
+            (b"a", b"old"),
+        )
+    ),
     "merge": _step(Merge(EMPTY_SNAPSHOT_ID, "theirs")),
 }
 

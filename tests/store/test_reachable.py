@@ -19,7 +19,7 @@ def blob(text: str) -> BlobId:
 
 
 RUN = Run("python", b"", blob("code"), blob("stdin"), (), (), (("in.txt", blob("sent")),), (), "all", ())
-WRITE = Write((Written(b"d/\xff", blob("written"), executable=False),), (b"old",))
+WRITE = Write((Written(b"d/\xff", blob("written"), 7, executable=False),), (b"old",))
 MERGE = Merge(EMPTY_SNAPSHOT_ID, "report")
 OUTCOME = Outcome(
     (Stage("run", Ending.EXITED, 0, None, Stream(blob("out"), 3, False), Stream(blob("err"), 3, False), ()),), ()
