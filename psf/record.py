@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from executors.interfaces import Keep, Output, Result, RunResult
+from executors.interfaces import OWN_SYSTEM, Keep, Output, Request, Result, RunResult, StageRequest, System
 from psf.limits import StageLimits
-from psf.runtimes import Runtime
+from psf.runtimes import Runtime, Runtimes
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import BlobId, Kind
 from store.interfaces import Objects
-from store.snapshot import Outcome, Run, Stage, Stream
+from store.snapshot import Outcome, Run, Snapshot, Stage, Stream
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -41,6 +41,48 @@ def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Orde
         fetch=order.fetch,
         keep="all" if order.keep == "all" else "fetched",
         limits=limits,
+    )
+
+
+def order_of(objects: Objects, run: Run) -> Order:
+    """The order that a recorded step carried out, but for its limits, which the step has, and the values of secrets, which nobody
+    keeps. Raises ObjectMissing, ObjectDamaged.
+    """
+    return Order(
+        code=objects.get(Kind.BLOB, run.code),
+        runtime=run.runtime,
+        stdin=objects.get(Kind.BLOB, run.stdin),
+        args=run.args,
+        env=run.env,
+        files=tuple((name, objects.get(Kind.BLOB, blob)) for name, blob in run.files),
+        fetch=run.fetch,
+        keep="all" if run.keep == "all" else "fetched",
+    )
+
+
+def to_request(
+    runtimes: Runtimes,
+    runtime: Runtime,
+    parent: Snapshot,
+    order: Order,
+    limits: StageLimits,
+    system: System = OWN_SYSTEM,
+) -> Request:
+    """What an executor is asked for an order: the step after `parent`, with as many stages as it has limits."""
+    commands = {"compile": runtime.compile, "run": runtime.run}
+    return Request(
+        tree=parent.tree,
+        number=parent.depth + 1,
+        program_name=runtime.file,
+        program=order.code,
+        stages=tuple(StageRequest(stage, runtimes.command(commands[stage] or ()), given) for stage, given in limits),
+        stdin=order.stdin,
+        args=order.args,
+        env=(*runtimes.environment(runtime), *order.env),
+        files=order.files,
+        fetch=order.fetch,
+        keep=order.keep,
+        system=system,
     )
 
 

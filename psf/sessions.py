@@ -17,7 +17,7 @@ import msgspec
 
 from executors.completion import completed
 from executors.errors import Overloaded
-from executors.interfaces import OWN_SYSTEM, Executor, Request, Result, StageRequest, System
+from executors.interfaces import OWN_SYSTEM, Executor, Result, System
 from psf import record, systems
 from psf.errors import InvalidField, SessionExpired
 from psf.history import find_snapshot
@@ -29,7 +29,7 @@ from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import Kind, SnapshotId
 from store.interfaces import Heads, Leases, Move, Objects, Session
-from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
+from store.snapshot import EMPTY_SNAPSHOT, EMPTY_SNAPSHOT_ID, Snapshot
 
 TURN_POLL_S_MIN, TURN_POLL_S_MAX = 0.002, 0.05
 WAITING_STEPS_MAX = 100
@@ -116,7 +116,7 @@ class SessionService:
         runtime = self._runtimes.get(order.runtime or "")
         order = msgspec.structs.replace(order, keep="nothing")
         limits = self._limits(runtime, NOTHING_ASKED, order)
-        request = self._request(snapshots.EMPTY_SNAPSHOT, runtime, order, limits)
+        request = record.to_request(self._runtimes, runtime, EMPTY_SNAPSHOT, order, limits)
         return Executed(await self._executor.execute(request), None)
 
     async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
@@ -134,7 +134,8 @@ class SessionService:
             limits = self._limits(runtime, session.limits, order)
             parent = await _to_thread(lambda: self._snapshot(session.head))
             started_s = self._clock()
-            result = await self._executor.execute(self._request(parent, runtime, order, limits, system_of(session)))
+            request = record.to_request(self._runtimes, runtime, parent, order, limits, system_of(session))
+            result = await self._executor.execute(request)
             run_record = record.run_record(result, started_s, self._run_facts)
             # To its end even when the caller goes away: the turn must not end while it is under way.
             commit = _to_thread(
@@ -206,26 +207,6 @@ class SessionService:
         """What the stages of a step get. Raises NetworkRefused, GuaranteeMissing."""
         compiling = {"compile": order.compile_limits} if runtime.compile is not None else {}
         return of_stages({**compiling, "run": order.run_limits}, session, self._rules)
-
-    def _request(
-        self, parent: Snapshot, runtime: Runtime, order: Order, limits: StageLimits, system: System = OWN_SYSTEM
-    ) -> Request:
-        commands = {"compile": runtime.compile, "run": runtime.run}
-        stages = [StageRequest(stage, self._runtimes.command(commands[stage] or ()), given) for stage, given in limits]
-        return Request(
-            tree=parent.tree,
-            number=parent.depth + 1,
-            program_name=runtime.file,
-            program=order.code,
-            stages=tuple(stages),
-            stdin=order.stdin,
-            args=order.args,
-            env=(*self._runtimes.environment(runtime), *order.env),
-            files=order.files,
-            fetch=order.fetch,
-            keep=order.keep,
-            system=system,
-        )
 
     def _commit(
         self,

@@ -15,6 +15,7 @@ from store.delta import DIRECTORY_MODE, FILE_MODES
 from store.files import Files, Owner, mode_of, open_directory
 from store.ids import Kind, TreeId
 from store.interfaces import Objects
+from store.snapshot import Write
 from store.tree import Entry, EntryKind
 
 
@@ -30,6 +31,16 @@ def put_files(objects: Objects, tree: TreeId, files: Mapping[Path, FileEdit], nu
         kind = EntryKind.EXECUTABLE if file.executable else EntryKind.FILE
         entries[path] = Entry(path[-1], kind, objects.put(Kind.BLOB, file.data), len(file.data), number)
     return put_entries(objects, tree, entries, number)
+
+
+def write_edits(write: Write, number: int) -> dict[Path, Entry | None]:
+    """What a Write step does, for `put_entries`. A path that is deleted and put is put."""
+    edits: dict[Path, Entry | None] = {tuple(path.split(b"/")): None for path in write.deleted}
+    for file in write.files:
+        path = tuple(file.path.split(b"/"))
+        kind = EntryKind.EXECUTABLE if file.executable else EntryKind.FILE
+        edits[path] = Entry(path[-1], kind, file.blob, file.size_bytes, number)
+    return edits
 
 
 def put_entries(objects: Objects, tree: TreeId, edits: Mapping[Path, Entry | None], number: int) -> TreeId:
