@@ -23,7 +23,7 @@ from executors.local import LocalExecutor
 from executors.paths import WORK
 from executors.profile import Profile
 from executors.systems import ManySystems, OneSystem, Site, Systems
-from psf import runtimes
+from psf import audit, runtimes, tokens
 from psf.api import server
 from psf.api.keys import Policy
 from psf.config import Settings, is_loopback
@@ -80,6 +80,7 @@ async def _listen(site: web.TCPSite, settings: Settings) -> None:
 async def build(settings: Settings) -> AsyncIterator[web.Application]:
     """The application with everything it stands on, and the sweeper beside it."""
     raise_descriptor_limit()
+    known = tokens.load(Path(settings.tokens)) if settings.tokens is not None else None
     profile = profiles.build(
         interpreter=settings.interpreter, uid=settings.sandbox_uid, read_only_paths=settings.read_only_paths
     )
@@ -95,7 +96,8 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
             policy = _policy(settings, rules, system_rules)
             sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
-                yield server.build(service, capabilities, policy, settings.body_bytes_max)
+                with audit.kept_in(Path(settings.audit_log) if settings.audit_log is not None else None):
+                    yield server.build(service, capabilities, policy, settings.body_bytes_max, known)
             finally:
                 sweeper.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

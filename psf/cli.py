@@ -127,6 +127,18 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     config.add_flags(doctor)
     doctor.set_defaults(act=_doctor)
+    token = commands.add_parser(
+        "token",
+        help="make a token that lets somebody call a server",
+        description="Make a token. It is printed once, on stderr; the lines for the server's file of tokens (`psf serve --tokens FILE`) go"
+        " to stdout: psf token ci --scope execute >> tokens.toml",
+    )
+    token.add_argument("name", metavar="NAME", help="what the token is called in the audit log")
+    token.add_argument("--tenant", default="local", help="whose sessions it sees (default: local)")
+    token.add_argument(
+        "--scope", choices=("read", "execute", "admin"), default="execute", help="what it may (default: execute)"
+    )
+    token.set_defaults(act=_token)
     store_arguments.add(commands)
     store_arguments.add_transfers(commands)
     return parser
@@ -178,6 +190,15 @@ def _doctor(parsed: argparse.Namespace) -> int:
     else:
         doctor_report.show(report)
     return report.status
+
+
+def _token(parsed: argparse.Namespace) -> int:
+    from psf import tokens  # noqa: PLC0415 - its imports are needed here alone
+
+    made = tokens.new(parsed.name, parsed.tenant, (parsed.scope,))
+    print(f"The token, which cannot be shown again: {made.token}", file=sys.stderr)
+    print(made.lines, end="")
+    return 0
 
 
 def _demo(_: argparse.Namespace) -> int:

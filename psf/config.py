@@ -37,6 +37,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, Doc("address to listen on")] = "127.0.0.1"
     port: Annotated[int, Doc("port to listen on; 0 takes a free one")] = 8080
     store: Annotated[str, Doc("folder of the store")] = msgspec.field(default_factory=_default_store)
+    tokens: Annotated[
+        str | None, Doc("TOML file of the tokens that are let in; none: whoever can reach the server")
+    ] = None
+    audit_log: Annotated[
+        str | None, Doc("file to which each change that is asked for is written, a line of JSON each")
+    ] = None
     allow_unauthenticated: Annotated[bool, Doc("serve other machines although anybody could then run code here")] = (
         False
     )
@@ -107,7 +113,7 @@ _NUMBER_MAX = 1 << 50
 _MAXIMA = {"port": 65535, "sandbox_uid": (1 << 32) - 2}
 _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
-_PATHS = ("store", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
+_PATHS = ("store", "tokens", "audit_log", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
 _OPTION = re.compile(r"[\w-]+\.[\w-]+=.+", re.DOTALL)
 _BEFORE_OPTION = r",(?=[\w-]+\.[\w-]+=)"
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -236,10 +242,10 @@ def _limit_fault(name: str, value: float) -> str | None:
 
 
 def _checked(settings: Settings) -> Settings:
-    if not is_loopback(settings.host) and not settings.allow_unauthenticated:
+    if not is_loopback(settings.host) and settings.tokens is None and not settings.allow_unauthenticated:
         raise ConfigurationError(
             f"host: {settings.host} would let other machines run code here without a password;"
-            " add --allow-unauthenticated if that is meant"
+            " add --tokens FILE (`psf token NAME` makes one), or --allow-unauthenticated if that is meant"
         )
     return settings
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from executors.errors import EgressUnavailable, ExecutorError, FilesTooLarge, Overloaded, SystemUnknown
 from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import GuaranteeMissing, InvalidField, NetworkRefused, RuntimeUnknown, SandboxDiffers, SessionExpired
+from psf.tokens import Forbidden, Unauthenticated
 from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _COMPATIBLE = {
     SandboxDiffers: 409,
     SystemUnknown: 409,
     NetworkRefused: 403,
+    Unauthenticated: 401,
+    Forbidden: 403,
     GuaranteeMissing: 501,
     EgressUnavailable: 501,
     WriterFenced: 503,
@@ -67,6 +70,8 @@ def to_response(error: Exception, path: str) -> web.Response:
     if isinstance(error, FilesTooLarge):
         return _invalid(InvalidField(("body", "files"), str(error), kind=error.code), native)
     response = _shape(status, getattr(error, "code", "internal"), str(error), native)
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

@@ -13,6 +13,7 @@ from executors.interfaces import Result, RunResult, System
 from executors.paths import WORK
 from psf import limits
 from psf.api import decode
+from psf.api.callers import concerns, tenant_of
 from psf.api.errors import answer
 from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
 from psf.api.schemas import (
@@ -30,7 +31,6 @@ from psf.record import Order
 from store.asked import AskedLimits
 from store.snapshot import Ending, LeftOut
 
-TENANT = "local"
 TTL_S_MAX = 10 * 365 * 86400.0
 
 routes = web.RouteTableDef()
@@ -57,20 +57,22 @@ async def create_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, CreateSessionRequest, optional=True)
     ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
     limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
-    system = System(body.image, body.work_dir)
-    session = await request.app[SERVICE].create(body.language, ttl_s, TENANT, limits=body.limits, system=system)
+    tenant, system = tenant_of(request), System(body.image, body.work_dir)
+    session = await request.app[SERVICE].create(body.language, ttl_s, tenant, limits=body.limits, system=system)
+    concerns(request, session.session_id)
     return answer(CreateSessionAnswer(session.session_id))
 
 
 @routes.post("/execute_session")
 async def execute_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, ExecuteSessionRequest)
+    concerns(request, body.session_id)
     work_dir = request.app[POLICY].work_dir
     if decode.depend_on_work_dir((*body.files, *body.fetch_files)):
-        work_dir = await request.app[SERVICE].work_dir(body.session_id, TENANT)
+        work_dir = await request.app[SERVICE].work_dir(body.session_id, tenant_of(request))
     order = msgspec.structs.replace(await _order(request, body, work_dir), keep=body.keep)
     try:
-        executed = await request.app[SERVICE].execute(body.session_id, TENANT, order)
+        executed = await request.app[SERVICE].execute(body.session_id, tenant_of(request), order)
     except SandboxBroken as error:
         return answer(ExecuteSessionAnswer("SandboxError", str(error), None, None, None, {}, body.session_id, None))
     head = executed.snapshot.hex() if executed.snapshot else None

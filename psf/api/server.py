@@ -12,9 +12,11 @@ import psf
 from executors.errors import Overloaded
 from executors.interfaces import Capabilities
 from psf.api import fusion, v1
+from psf.api.callers import audited, authenticating
 from psf.api.errors import answer, to_response
 from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
 from psf.sessions import SessionService
+from psf.tokens import Tokens
 
 BODIES_MAX = 16
 """So many bodies of the largest size may be held at once, or more of smaller ones."""
@@ -31,11 +33,16 @@ async def healthz(request: web.Request) -> web.Response:
     return answer({"status": "ok", "version": psf.__version__, "sandbox": request.app[CAPABILITIES]})
 
 
-def build(service: SessionService, capabilities: Capabilities, policy: Policy, body_bytes_max: int) -> web.Application:
-    """The application, ready to be served."""
-    application = web.Application(
-        client_max_size=body_bytes_max, middlewares=[_errors, _same_site, _bounded_bodies(body_bytes_max)]
-    )
+def build(
+    service: SessionService,
+    capabilities: Capabilities,
+    policy: Policy,
+    body_bytes_max: int,
+    tokens: Tokens | None = None,
+) -> web.Application:
+    """The application, ready to be served. Without `tokens` whoever can reach it may do everything."""
+    before = [audited, _errors, _same_site, authenticating(tokens), _bounded_bodies(body_bytes_max)]
+    application = web.Application(client_max_size=body_bytes_max, middlewares=before)
     application[SERVICE] = service
     application[CAPABILITIES] = capabilities
     application[POLICY] = policy

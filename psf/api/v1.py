@@ -8,8 +8,9 @@ import msgspec
 from aiohttp import web
 
 from psf.api import decode
+from psf.api.callers import tenant_of
 from psf.api.errors import answer
-from psf.api.fusion import TENANT, left_out_paths
+from psf.api.fusion import left_out_paths
 from psf.api.keys import SERVICE
 from psf.api.schemas import (
     ForkAnswer,
@@ -34,7 +35,7 @@ routes = web.RouteTableDef()
 @routes.post("/v1/sessions/{session_id}/rollback")
 async def rollback(request: web.Request) -> web.Response:
     body = await decode.read_body(request, RollbackRequest)
-    head = await request.app[SERVICE].rollback(request.match_info["session_id"], TENANT, body.to)
+    head = await request.app[SERVICE].rollback(request.match_info["session_id"], tenant_of(request), body.to)
     return answer(RollbackAnswer(head.hex()))
 
 
@@ -42,7 +43,9 @@ async def rollback(request: web.Request) -> web.Response:
 async def fork(request: web.Request) -> web.Response:
     body = await decode.read_body(request, ForkRequest, optional=True)
     names = _names(body)
-    forks = await request.app[SERVICE].fork(request.match_info["session_id"], TENANT, start=body.start, names=names)
+    forks = await request.app[SERVICE].fork(
+        request.match_info["session_id"], tenant_of(request), start=body.start, names=names
+    )
     return answer(ForkAnswer([ForkedSession(one.session_id, one.head.hex(), one.name) for one in forks]), 201)
 
 
@@ -52,7 +55,9 @@ async def log(request: web.Request) -> web.Response:
     before = _query_number(request, "cursor", None, 2**62)
     assert limit is not None
     # One more than asked for tells whether there is another page.
-    moves = await request.app[SERVICE].log(request.match_info["session_id"], TENANT, before=before, limit=limit + 1)
+    moves = await request.app[SERVICE].log(
+        request.match_info["session_id"], tenant_of(request), before=before, limit=limit + 1
+    )
     page = moves[:limit]
     following = str(page[-1][0].sequence) if len(moves) > limit else None
     return answer(LogAnswer([_entry(move, snapshot) for move, snapshot in page], following))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import psf
-from psf import cli, store_commands
+from psf import cli, store_commands, tokens
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -147,3 +147,18 @@ def test_what_is_no_number_of_a_move_is_refused(number: str) -> None:
     done = run("store", "export", "s", "f", f"--since={number}")
     assert done.returncode == 2
     assert "--since: must be the number of a move" in done.stderr
+
+
+def test_a_token_is_shown_once_and_the_servers_lines_hold_only_its_digest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["token", "trainer", "--tenant", "team", "--scope", "read"]) == 0
+    printed = capsys.readouterr()
+    token = printed.err.strip().rpartition(" ")[2]
+    file = tmp_path / "tokens.toml"
+    file.write_text(printed.out)
+    caller = tokens.load(file).authenticate(f"Bearer {token}")
+    assert (caller.name, caller.tenant, caller.scopes) == ("trainer", "team", {"read"})
+    assert token not in printed.out
+    assert cli.main(["token", "a b"]) == 2
+    assert cli.main(["token", "a", "--scope", "root"]) == 2

@@ -14,6 +14,7 @@ from psf.errors import ConfigurationError
 
 VALUES: dict[str, tuple[str, Any]] = {
     "host": ("localhost", "localhost"), "port": ("9", 9), "store": ("/s", "/s"), "allow_unauthenticated": ("true", True),
+    "tokens": ("/t.toml", "/t.toml"), "audit_log": ("/a.log", "/a.log"),
     "allowed_hosts": ("a,b", ("a", "b")), "slots": ("3", 3), "queue_patience_s": ("0.5", 0.5), "body_bytes_max": ("9", 9),
     "retention_s": ("0", 0.0), "gc_period_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("/r.toml", "/r.toml"),
     "read_only_paths": ("/a,/b", ("/a", "/b")), "executor": ("nsjail", "nsjail"), "bubblewrap": ("/b", "/b"), "nsjail": ("/n", "/n"), "sandbox_uid": ("77", 77), "sandbox_options": ("a.b=c,d.e=f=g", ("a.b=c", "d.e=f=g")),
@@ -115,7 +116,7 @@ def test_nothing_given_means_the_defaults() -> None:
         ([], {"PSF_LOG_LEVEL": "loud"}, ["PSF_LOG_LEVEL", "debug, info, warning, error"]),
         ([], {"PSF_FILE_BYTES": "2GiB"}, ["PSF_FILE_BYTES", "whole number", "2GiB"]),
         ([], {"PSF_ALLOW_UNAUTHENTICATED": "maybe"}, ["PSF_ALLOW_UNAUTHENTICATED"]),
-        (["--host", "0.0.0.0"], {}, ["host", "--allow-unauthenticated"]),
+        (["--host", "0.0.0.0"], {}, ["host", "--tokens FILE", "--allow-unauthenticated"]),
         (["--config", "/nowhere/psf.toml"], {}, ["config: /nowhere/psf.toml"]),
     ],
 )

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from executors.interfaces import Capabilities
 from psf.api import server
 from psf.api.keys import Policy
+from psf.tokens import Tokens
 from tests.psf.service import Bench
 
 BODY_BYTES_MAX = 1 << 20
@@ -49,9 +50,9 @@ class Api:
         return await self.bench.head(session), await self.bench.moves(session)
 
 
-def application(bench: Bench) -> web.Application:
+def application(bench: Bench, tokens: Tokens | None = None) -> web.Application:
     policy = Policy(bench.rules, server.LOOPBACK_NAMES)
-    return server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX)
+    return server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX, tokens)
 
 
 @pytest.fixture
