@@ -194,11 +194,14 @@ async def test_files_written_and_merges_are_done_again(recorded: Recorded) -> No
 
 async def test_a_replay_that_breaks_is_an_error_and_ends_the_others(recorded: Recorded) -> None:
     class Breaks:
-        ended = 0
+        ended, begun = 0, asyncio.Semaphore(0)
 
         async def execute(self, request: Request) -> Result:
             if request.number == 2:
+                for _ in range(3):
+                    await Breaks.begun.acquire()
                 raise SandboxBroken("it broke")
+            Breaks.begun.release()
             try:
                 await asyncio.sleep(60)
             finally:
