@@ -33,6 +33,7 @@ from psf.limits import LimitRules, cut_settings, rules_of
 from psf.sessions import SessionService
 from psf.sweeper import Sweeper
 from psf.systems import DOCKER, SystemRules
+from psf.turns import Turns
 from store.files import Files
 from store.local import LocalStore
 from store.workspace import IdleLimits, WorkspaceSettings
@@ -211,6 +212,7 @@ def _service(
         store.objects,
         store.heads,
         store.leases,
+        Turns(store.leases),
         executor,
         table,
         systems=systems,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from store.merging import Conflict
+
+_PATHS_TOLD_MAX = 10
+
 
 class PsfError(Exception):
     """Base of all. `code` is stable; the text is for the person or program that asked."""
@@ -87,3 +91,36 @@ class SandboxDiffers(PsfError):
             f" --executor {made_with[:80]}, or fork the session and go on in the fork"
         )
         self.made_with, self.here = made_with, here
+
+
+class PathMissing(PsfError):
+    """Nothing stands at a path that was to be read or deleted."""
+
+    code = "path_missing"
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(f"there is nothing at {path.decode(errors='backslashreplace')!r}")
+        self.path = path
+
+
+class NoCommonStep(PsfError):
+    """Two histories cannot be merged: they have no step in common, and it cannot be told who changed what."""
+
+    code = "no_common_step"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"the history to be merged and that of {session_id} have no step in common")
+
+
+class MergeConflicts(PsfError):
+    """Both sides changed the same paths, differently. Nothing was merged."""
+
+    code = "merge_conflicts"
+
+    def __init__(self, ours: str, theirs: str, conflicts: tuple[Conflict, ...]) -> None:
+        paths = ", ".join(b"/".join(one.path).decode(errors="backslashreplace") for one in conflicts[:_PATHS_TOLD_MAX])
+        more = f" and {len(conflicts) - _PATHS_TOLD_MAX} more" if len(conflicts) > _PATHS_TOLD_MAX else ""
+        super().__init__(
+            f"both sides changed {paths}{more}; say whose is to be taken with `on_conflict` (ours, theirs), or write the files first"
+        )
+        self.ours, self.theirs, self.conflicts = ours, theirs, conflicts

@@ -6,17 +6,12 @@ to advancing it. A cancelled step changes nothing; once its commit has begun it 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Callable
 
 import msgspec
 
 from executors.completion import completed
-from executors.errors import Overloaded
 from executors.interfaces import OWN_SYSTEM, Executor, Result, System
 from psf import record, systems
 from psf.errors import InvalidField, SessionExpired
@@ -25,17 +20,14 @@ from psf.limits import LimitRules, StageLimits, of_stages
 from psf.record import Order
 from psf.runtimes import Runtime, Runtimes
 from psf.systems import SystemRules, system_of
+from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import Kind, SnapshotId
 from store.interfaces import Heads, Leases, Move, Objects, Session
 from store.snapshot import EMPTY_SNAPSHOT, EMPTY_SNAPSHOT_ID, Snapshot
 
-TURN_POLL_S_MIN, TURN_POLL_S_MAX = 0.002, 0.05
-WAITING_STEPS_MAX = 100
 FORKS_MAX = 10_000
-
-_Value = TypeVar("_Value")
 
 
 class Executed(msgspec.Struct, frozen=True):
@@ -53,6 +45,7 @@ class SessionService:
         objects: Objects,
         heads: Heads,
         leases: Leases,
+        turns: Turns,
         executor: Executor,
         runtimes: Runtimes,
         *,
@@ -65,7 +58,7 @@ class SessionService:
         self._executor, self._runtimes = executor, runtimes
         self._systems, self._run_facts, self._clock = systems, run_facts, clock
         self._rules = rules
-        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+        self._turns = turns
 
     async def create(
         self,
@@ -89,17 +82,17 @@ class SessionService:
             _new_id(), tenant, name, EMPTY_SNAPSHOT_ID, runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
             system.image, system.work_dir,
         )  # fmt: skip
-        await _to_thread(lambda: self._heads.create([session], "create"))
+        await to_thread(lambda: self._heads.create([session], "create"))
         return session
 
     async def get(self, session_id: str, tenant: str, *, retained: bool = False) -> Session:
         """A session that has not expired, or with `retained` also one that has. Raises SessionMissing, SessionExpired."""
-        session = await _to_thread(lambda: self._heads.get(session_id, tenant))
-        if retained or not self._is_expired(session) or await _to_thread(lambda: self._leases.is_held(session_id)):
+        session = await to_thread(lambda: self._heads.get(session_id, tenant))
+        if retained or not self._is_expired(session) or await to_thread(lambda: self._leases.is_held(session_id)):
             # A running step is use: it renews the session when it ends.
             return session
         # It may just have ended: then the session was renewed before the turn was given up.
-        session = await _to_thread(lambda: self._heads.get(session_id, tenant))
+        session = await to_thread(lambda: self._heads.get(session_id, tenant))
         if self._is_expired(session):
             raise SessionExpired(session_id)
         return session
@@ -128,19 +121,17 @@ class SessionService:
         session = await self.get(session_id, tenant)
         systems.refuse(session, self._systems)
         self._runtimes.get(order.runtime or session.runtime)
-        async with self._turn(session_id) as epoch:
+        async with self._turns.take(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
             runtime = self._runtimes.get(order.runtime or session.runtime)
             limits = self._limits(runtime, session.limits, order)
-            parent = await _to_thread(lambda: self._snapshot(session.head))
+            parent = await to_thread(lambda: self._snapshot(session.head))
             started_s = self._clock()
             request = record.to_request(self._runtimes, runtime, parent, order, limits, system_of(session))
             result = await self._executor.execute(request)
             run_record = record.run_record(result, started_s, self._run_facts)
             # To its end even when the caller goes away: the turn must not end while it is under way.
-            commit = _to_thread(
-                lambda: self._commit(session, parent, runtime, order, limits, result, run_record, epoch)
-            )
+            commit = to_thread(lambda: self._commit(session, parent, runtime, order, limits, result, run_record, epoch))
             snapshot = await completed(commit)
             return Executed(result, snapshot)
 
@@ -150,11 +141,11 @@ class SessionService:
         `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory.
         """
         await self.get(session_id, tenant)
-        async with self._turn(session_id) as epoch:
+        async with self._turns.take(session_id) as epoch:
             session = await self.get(session_id, tenant, retained=True)
-            target = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
+            target = await to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
             move = Move(0, "rollback", session.head, target, self._clock(), b"")
-            await completed(_to_thread(lambda: self._heads.advance(session_id, session.head, move, epoch=epoch)))
+            await completed(to_thread(lambda: self._heads.advance(session_id, session.head, move, epoch=epoch)))
         return target
 
     async def fork(
@@ -167,11 +158,11 @@ class SessionService:
         if not 1 <= len(names) <= FORKS_MAX:
             raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", len(names))
         # A turn of its own: what is forked must stay until it is, even if the session it is forked from is dropped now.
-        async with self._turn(f"fork {_new_id()}") as epoch:
+        async with self._turns.take(f"fork {_new_id()}") as epoch:
             session = await self.get(session_id, tenant, retained=True)
             head = session.head
             if start is not None:
-                head = await _to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
+                head = await to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
             now_s = self._clock()
             forks = [
                 msgspec.structs.replace(
@@ -185,7 +176,7 @@ class SessionService:
                 )
                 for name in names
             ]
-            await completed(_to_thread(lambda: self._heads.create(forks, "fork", epoch=epoch)))
+            await completed(to_thread(lambda: self._heads.create(forks, "fork", epoch=epoch)))
         return forks
 
     async def log(self, session_id: str, tenant: str, *, before: int | None, limit: int) -> list[tuple[Move, Snapshot]]:
@@ -196,7 +187,7 @@ class SessionService:
             moves = self._heads.log(session_id, before=before, limit=limit)
             return [(move, self._snapshot(move.to_snapshot)) for move in moves]
 
-        return await _to_thread(read)
+        return await to_thread(read)
 
     # -- parts of a step ----------------------------------------------------------------------------------------------
 
@@ -228,41 +219,6 @@ class SessionService:
         move = Move(0, "execute", session.head, identity, self._clock(), run_record)
         self._heads.advance(session.session_id, session.head, move, runtime=runtime.name, epoch=epoch)
         return identity
-
-    # -- turns --------------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _turn(self, session_id: str) -> AsyncIterator[int]:
-        """This step's turn on its session: first among ours, then among all processes. Gives the epoch it began in."""
-        turn = self._turns.setdefault(session_id, _Turn())
-        if turn.waiting >= WAITING_STEPS_MAX:
-            raise Overloaded(f"{WAITING_STEPS_MAX} steps wait for this session already")
-        turn.waiting += 1
-        try:
-            await turn.lock.acquire()
-        finally:
-            turn.waiting -= 1
-        try:
-            pause_s = TURN_POLL_S_MIN
-            while (lease := self._leases.try_acquire(session_id)) is None:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, TURN_POLL_S_MAX)
-            try:
-                yield lease.epoch
-            finally:
-                lease.release()
-        finally:
-            turn.lock.release()
-
-
-class _Turn:
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-
-
-async def _to_thread(act: Callable[[], _Value]) -> _Value:
-    return await asyncio.to_thread(act)
 
 
 def _new_id() -> str:

@@ -23,6 +23,7 @@ from psf.limits import LimitRules
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
 from psf.systems import SystemRules
+from psf.turns import Turns
 from tests.hostile.battery import Attack, breaches, each, unconfined
 from tests.hostile.conftest import KINDS, Doors, House
 
@@ -88,7 +89,7 @@ class Api:
 async def api(shared_house: House) -> AsyncIterator[Api]:
     store, capabilities = shared_house.store, shared_house.sandbox.capabilities
     service = SessionService(
-        store.objects, store.heads, store.leases, shared_house.executor, Runtimes(runtimes.load(), "python3", None),
+        store.objects, store.heads, store.leases, Turns(store.leases), shared_house.executor, Runtimes(runtimes.load(), "python3", None),
         systems=SystemRules(capabilities.sandbox), run_facts={}, clock=time.time, rules=LimitRules(),
     )  # fmt: skip
     application = server.build(service, capabilities, Policy(LimitRules(), None), 1 << 20)

@@ -10,11 +10,13 @@ import msgspec
 from executors.fake import FakeExecutor, Script
 from executors.interfaces import Executor, Request
 from psf import runtimes
+from psf.changes import Changes
 from psf.limits import LimitRules
 from psf.record import Order
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
 from psf.systems import SystemRules
+from psf.turns import Turns
 from store.local import LocalStore
 
 TENANT = "local"
@@ -53,12 +55,14 @@ class Bench:
         self.store = LocalStore(self._root)
         self.fake = FakeExecutor(self.store.objects, play)
         self.service = self.another()
+        self.changes = Changes(self.store.objects, self.store.heads, self.turns, self.service, self.clock)
 
     def another(self, sandbox: str = "fake", images: tuple[str, ...] = ()) -> SessionService:
         """A further service on the same store, as another process has it."""
         table = Runtimes(runtimes.load(), "/usr/bin/python3", None)
+        self.turns = Turns(self.store.leases)
         return SessionService(
-            self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
+            self.store.objects, self.store.heads, self.store.leases, self.turns, self._wrap(self.fake), table,
             systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules,
         )  # fmt: skip
 

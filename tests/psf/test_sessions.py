@@ -11,7 +11,7 @@ from executors.errors import Overloaded, SandboxBroken
 from executors.interfaces import Executor, Request, Result
 from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from psf.record import Order
-from psf.sessions import WAITING_STEPS_MAX
+from psf.turns import WAITING_STEPS_MAX
 from store.check import check
 from store.errors import NotInHistory, SessionMissing
 from store.ids import Kind
