@@ -25,8 +25,8 @@ class Script(msgspec.Struct, frozen=True):
 class FakeExecutor:
     """`Executor` that runs nothing. `play` says what a request does; `requests` are those seen, `prepared` the systems that were asked for."""
 
-    def __init__(self, objects: Objects, play: Callable[[Request], Script]) -> None:
-        self._objects, self._play = objects, play
+    def __init__(self, objects: Objects, play: Callable[[Request], Script], system: bytes = b"fake") -> None:
+        self._objects, self._play, self._system = objects, play, system
         self.requests: list[Request] = []
         self.prepared: list[System] = []
         self.closed = False
@@ -48,7 +48,7 @@ class FakeExecutor:
             (),
             Usage(0.001),
         )
-        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False, system=b"fake")
+        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False, system=self._system)
 
     async def prepare(self, system: System) -> None:
         self.prepared.append(system)

@@ -52,15 +52,15 @@ class Recorded:
     def chain(self, head: SnapshotId | None = None) -> Chain:
         return list(ancestors(self.objects, head or self.head))[::-1]
 
-    def replayer(
-        self, executor: Executor | None = None, *, system: bytes = b"system", sandbox: str = "fake"
-    ) -> Replayer:
-        table = Runtimes(runtimes.load(), "/usr/bin/python3", None, system)
+    def replayer(self, executor: Executor | None = None, *, sandbox: str = "fake") -> Replayer:
+        table = Runtimes(runtimes.load(), "/usr/bin/python3", None)
         return Replayer(self.objects, executor or self.bench.fake, table, sandbox)
 
-    def playing(self, changed: dict[str, Script]) -> FakeExecutor:
+    def playing(self, changed: dict[str, Script], system: bytes = b"fake") -> FakeExecutor:
         """An executor whose programs do something else than they did."""
-        return FakeExecutor(self.objects, lambda request: changed.get(request.program.decode()) or play(request))
+        return FakeExecutor(
+            self.objects, lambda request: changed.get(request.program.decode()) or play(request), system
+        )
 
 
 @pytest.fixture
@@ -140,11 +140,12 @@ async def test_what_may_be_the_cause_is_told(recorded: Recorded) -> None:
     limits = (("run", Limits(network="egress")),)
     secret = msgspec.structs.replace(run, secrets=("TOKEN",), deterministic=True, limits=limits)
     chain[2] = (chain[2][0], msgspec.structs.replace(chain[2][1], step=secret))
-    other = recorded.playing({"hello": Script(stdout=b"bye"), "a=1": Script()})
+    changes = {"hello": Script(stdout=b"bye"), "a=1": Script()}
+    other = recorded.playing(changes)
     report = await recorded.replayer(other).replay(chain)
     assert [cause.partition(":")[0] for cause in report.different[0].causes] == [PROFILE]
     assert report.different[1].causes == ("secrets are not recorded: TOKEN", "it could reach the network")
-    report = await recorded.replayer(other, system=b"another").replay(chain)
+    report = await recorded.replayer(recorded.playing(changes, b"another")).replay(chain)
     assert all(step.causes[0].startswith("the environment is another") for step in report.different)
     report = await recorded.replayer(other, sandbox="another").replay(chain)
     assert all(step.causes[0].startswith("the environment is another") for step in report.different)
