@@ -82,7 +82,7 @@ def decode_header(data: bytes) -> Header:
 
 
 def _encoded(header: Header) -> bytes:
-    moves = tuple(msgspec.structs.astuple(move) for move in header.moves)
+    moves = tuple(fields_of(move) for move in header.moves)
     return _encoder.encode((VERSION, fields_of(header.session), moves, header.prerequisites, header.objects))
 
 

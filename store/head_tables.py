@@ -12,10 +12,12 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
+import msgspec
+
 from store import asked
 from store.errors import DecodeError, StoreUnusable
 from store.ids import ID_BYTES, SnapshotId
-from store.interfaces import Move, Moved, Pin, Session
+from store.interfaces import KEY_BYTES, Move, Moved, Pin, Session
 
 _SCHEMA = (
     """
@@ -64,14 +66,17 @@ create table followed (
     """
 alter table sessions add column limits text not null default '';
 alter table sessions add column image text not null default '';
-alter table sessions add column work_dir text not null default ''
+alter table sessions add column work_dir text not null default '';
+alter table log add column key blob not null default x'';
+alter table log add column asked blob not null default x'';
+create index log_by_key on log (key) where key != x''
 """,
 )
 """What each version added. Never changed: a database is compared with it, but for white space."""
 VERSION = len(_SCHEMA)
 SESSION = "session_id, tenant, name, head, runtime, sandbox, ttl_s, created_at_s, used_at_s, limits, image, work_dir"
 _SESSION_NAMES = SESSION.split(", ")
-MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record"
+MOVE = "sequence, kind, from_snapshot, to_snapshot, at_s, run_record, key, asked"
 PIN = "name, snapshot, at_s"
 ADD_SESSION = f"insert into sessions ({SESSION}) values ({', '.join('?' * 12)}) on conflict (session_id) do nothing"
 UPDATE_SESSION = (
@@ -158,8 +163,8 @@ def moved(row: tuple[Any, ...]) -> Moved:
 def append_move(database: sqlite3.Connection, moved: Moved) -> None:
     """Add a move to the log of its session."""
     move = moved.move
-    row = (move.sequence, move.kind, move.from_snapshot, move.to_snapshot, move.at_s, move.run_record)
-    database.execute("insert into log values (?, ?, ?, ?, ?, ?, ?)", (moved.session.session_id, *row))
+    row = (moved.session.session_id, *msgspec.structs.astuple(move))
+    database.execute(f"insert into log (session_id, {MOVE}) values ({', '.join('?' * len(row))})", row)
 
 
 def set_pin(database: sqlite3.Connection, pin: Pin) -> None:
@@ -249,6 +254,7 @@ _COUNT = _Column(_is_count, f"a whole number from 0 to {COUNT_MAX}")
 _SNAPSHOT = _Column(_is_snapshot, f"{ID_BYTES} bytes")
 _SNAPSHOT_OR_NOTHING = _Column(lambda value: value is None or _is_snapshot(value), f"{ID_BYTES} bytes, or nothing")
 _LIMITS = _Column(_is_limits, "limits")
+_KEY = _Column(lambda value: isinstance(value, bytes) and len(value) in (0, KEY_BYTES), f"{KEY_BYTES} bytes, or none")
 _BYTES = _Column(lambda value: isinstance(value, bytes), "bytes")
 
 _Columns = dict[str, _Column]
@@ -260,7 +266,7 @@ _SESSION_COLUMNS: _Columns = dict(
     )
 )
 _MOVE_COLUMNS: _Columns = dict(
-    zip(MOVE.split(", "), (_COUNT, _TEXT, _SNAPSHOT_OR_NOTHING, _SNAPSHOT, _TIME, _BYTES), strict=True)
+    zip(MOVE.split(", "), (_COUNT, _TEXT, _SNAPSHOT_OR_NOTHING, _SNAPSHOT, _TIME, _BYTES, _KEY, _KEY), strict=True)
 )
 _PIN_COLUMNS: _Columns = dict(zip(PIN.split(", "), (_TEXT, _SNAPSHOT, _TIME), strict=True))
 

@@ -14,12 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from store import head_tables
+import msgspec
+
+from store import asked, head_tables
 from store.errors import HeadMoved, SessionExists, SessionMissing, WriterFenced
 from store.ids import SnapshotId
-from store.interfaces import Journal, Move, Moved, Pin, Session
+from store.interfaces import UNKEYED, Journal, Keyed, Move, Moved, Pin, Session, SessionSettings
 from store.layout import refuse_other_than_file
-from store.moves import left_by, refuse_other_end
+from store.moves import first_move, left_by, refuse_other_end
 from store.transactions import Log, NoLog, Transactions
 
 BUSY_TIMEOUT_S = 30.0
@@ -29,6 +31,7 @@ _ADVANCE = (
     "update sessions set head = ?, used_at_s = ?, runtime = coalesce(?, runtime) where session_id = ? and head = ?"
     f" returning {head_tables.SESSION}"
 )
+_SET = f"update sessions set name = ?, ttl_s = ?, limits = ? where session_id = ? returning {head_tables.SESSION}"
 _EXTEND = (
     f"update sessions set head = ?, used_at_s = ?, runtime = ? where session_id = ? returning {head_tables.SESSION}"
 )
@@ -79,8 +82,10 @@ class SqliteHeads:
         except (sqlite3.DatabaseError, OSError) as error:
             raise head_tables.failed("the heads database cannot be used", error) from None
 
-    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
-        moved = [Moved(session, Move(1, kind, None, session.head, session.created_at_s, b"")) for session in sessions]
+    def create(
+        self, sessions: Collection[Session], kind: str, *, keyed: Keyed = UNKEYED, epoch: int | None = None
+    ) -> None:
+        moved = [Moved(session, first_move(session, kind, keyed)) for session in sessions]
 
         def work(database: sqlite3.Connection) -> list[Moved]:
             _refuse_late(database, epoch)
@@ -107,6 +112,7 @@ class SqliteHeads:
         move: Move,
         *,
         runtime: str | None = None,
+        settings: SessionSettings | None = None,
         epoch: int | None = None,
     ) -> None:
         def work(database: sqlite3.Connection) -> list[Moved]:
@@ -114,11 +120,14 @@ class SqliteHeads:
             row = database.execute(_ADVANCE, (move.to_snapshot, move.at_s, runtime, session_id, expected)).fetchone()
             if row is None:
                 _raise_moved(database, session_id, expected)
+            if settings is not None:
+                values = (settings.name, settings.ttl_s, asked.to_text(settings.limits), session_id)
+                row = database.execute(_SET, values).fetchone()
             row_of_last = database.execute(
                 "select max(sequence) from log where session_id = ?", (session_id,)
             ).fetchone()
             last = head_tables.count(row_of_last, "log.sequence")
-            numbered = Move(last + 1, move.kind, expected, move.to_snapshot, move.at_s, move.run_record)
+            numbered = msgspec.structs.replace(move, sequence=last + 1, from_snapshot=expected)
             moved = Moved(head_tables.session(row), numbered)
             head_tables.append_move(database, moved)
             return [moved]
@@ -133,6 +142,14 @@ class SqliteHeads:
             limit,
         )
         return [head_tables.move(row) for row in rows]
+
+    def made_under(self, key: bytes) -> list[Moved]:
+        rows = self._read(
+            f"select {head_tables.SESSION}, {head_tables.MOVE} from sessions join log using (session_id)"
+            " where key = ? and key != x'' order by session_id, sequence",
+            key,
+        )
+        return [head_tables.moved(row) for row in rows]
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 

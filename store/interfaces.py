@@ -89,8 +89,30 @@ class Session(msgspec.Struct, frozen=True):
         return self.used_at_s + self.ttl_s
 
 
+class SessionSettings(msgspec.Struct, frozen=True):
+    """What may be changed of a session at any time; as in `Session`."""
+
+    name: str | None
+    ttl_s: float
+    limits: AskedLimits
+
+
+class Keyed(msgspec.Struct, frozen=True):
+    """A request that may be repeated: the digest of its key, and of all that it asks for, of 16 bytes each."""
+
+    key: bytes = b""
+    asked: bytes = b""
+
+
+UNKEYED = Keyed()
+KEY_BYTES = 16
+
+
 class Move(msgspec.Struct, frozen=True):
-    """One entry of a session's log: how its head moved. `run_record` holds what may differ between equal runs (JSON)."""
+    """One entry of a session's log: how its head moved. `run_record` holds what may differ between equal runs (JSON).
+
+    `key` and `asked` are of the request that made it (`Keyed`), empty when it had no key.
+    """
 
     sequence: int
     kind: str
@@ -98,6 +120,8 @@ class Move(msgspec.Struct, frozen=True):
     to_snapshot: SnapshotId
     at_s: float
     run_record: bytes
+    key: bytes = b""
+    asked: bytes = b""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -123,7 +147,9 @@ class Heads(Protocol):
     the holder of that lease (see store.gc), both raise WriterFenced, and nothing has changed.
     """
 
-    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
+    def create(
+        self, sessions: Collection[Session], kind: str, *, keyed: Keyed = UNKEYED, epoch: int | None = None
+    ) -> None:
         """Add sessions and the first entry of their logs (`kind`: create or fork), all or none.
 
         Raises SessionExists when an id is taken.
@@ -141,9 +167,10 @@ class Heads(Protocol):
         move: Move,
         *,
         runtime: str | None = None,
+        settings: SessionSettings | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Compare-and-set the head to `move.to_snapshot`, append `move` to the log, mark the session used.
+        """Compare-and-set the head to `move.to_snapshot`, append `move` to the log, mark the session used; None changes nothing.
 
         The stored sequence is the next of the log, whatever `move` says. Raises HeadMoved or SessionMissing; then nothing has changed.
         """
@@ -151,6 +178,14 @@ class Heads(Protocol):
 
     def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
         """Moves, newest first, with a sequence below `before`."""
+        ...
+
+
+class Repeats(Protocol):
+    """What requests that may be repeated have done."""
+
+    def made_under(self, key: bytes) -> list[Moved]:
+        """Every move that a request of this key made, with its session as it is now, by session id. None is lost while its log is kept."""
         ...
 
 

@@ -12,8 +12,8 @@ import msgspec
 from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing, WriterFenced
 from store.files import Files, read_exactly
 from store.ids import BlobId, Kind, SnapshotId, object_id
-from store.interfaces import Lease, Move, Moved, Pin, Session
-from store.moves import refuse_other_end
+from store.interfaces import UNKEYED, Keyed, Lease, Move, Moved, Pin, Session, SessionSettings
+from store.moves import first_move, refuse_other_end
 
 
 class MemoryObjects:
@@ -62,7 +62,9 @@ class MemoryHeads:
         self._pins: dict[str, Pin] = {}
         self._epoch = self._refused_before = 0
 
-    def create(self, sessions: Collection[Session], kind: str, *, epoch: int | None = None) -> None:
+    def create(
+        self, sessions: Collection[Session], kind: str, *, keyed: Keyed = UNKEYED, epoch: int | None = None
+    ) -> None:
         with self._lock:
             self._refuse_late(epoch)
             taken = set(self._sessions)
@@ -72,8 +74,7 @@ class MemoryHeads:
                 taken.add(session.session_id)
             for session in sessions:
                 self._sessions[session.session_id] = session
-                move = Move(1, kind, None, session.head, session.created_at_s, b"")
-                self._logs[session.session_id] = [move]
+                self._logs[session.session_id] = [first_move(session, kind, keyed)]
 
     def get(self, session_id: str, tenant: str) -> Session:
         session = self._sessions.get(session_id)
@@ -88,6 +89,7 @@ class MemoryHeads:
         move: Move,
         *,
         runtime: str | None = None,
+        settings: SessionSettings | None = None,
         epoch: int | None = None,
     ) -> None:
         with self._lock:
@@ -97,8 +99,9 @@ class MemoryHeads:
                 raise SessionMissing(session_id)
             if session.head != expected:
                 raise HeadMoved(session_id, expected.hex(), session.head.hex())
+            changed = msgspec.structs.asdict(settings) if settings is not None else {}
             self._sessions[session_id] = msgspec.structs.replace(
-                session, head=move.to_snapshot, used_at_s=move.at_s, runtime=runtime or session.runtime
+                session, head=move.to_snapshot, used_at_s=move.at_s, runtime=runtime or session.runtime, **changed
             )
             log = self._logs[session_id]
             log.append(msgspec.structs.replace(move, sequence=len(log) + 1, from_snapshot=expected))
@@ -135,6 +138,10 @@ class MemoryHeads:
     def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
         moves = [move for move in self._logs.get(session_id, ()) if before is None or move.sequence < before]
         return moves[::-1][:limit]
+
+    def made_under(self, key: bytes) -> list[Moved]:
+        logs = sorted(self._logs.items())
+        return [Moved(self._sessions[name], move) for name, moves in logs for move in moves if key and move.key == key]
 
     def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         with self._lock:

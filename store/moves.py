@@ -14,12 +14,11 @@ import msgspec
 
 from store.asked import NOTHING_ASKED
 from store.errors import DecodeError, HeadMoved
-from store.interfaces import Heads, HeadSweeper, Move, Moved, Session
+from store.interfaces import UNKEYED, Heads, HeadSweeper, Keyed, Move, Moved, Session
 
 VERSION = 2
-_FIELDS_FIRST = 9
-_LATER_FIELDS = (NOTHING_ASKED, "", "")
-"""What the fields of a session that came after the first ones hold when nothing stands there. Those must never change."""
+_LATER_OF_SESSIONS, _LATER_OF_MOVES = (NOTHING_ASKED, "", ""), (b"", b"")
+"""What the fields that came after the first ones hold when nothing stands there. Those must never change."""
 CONFIRMED = 1 << 62
 """Group of a record that says again which of several moves in one place was made: it counts before them."""
 
@@ -63,15 +62,18 @@ _decoder = msgspec.msgpack.Decoder(_Encoded)
 
 def encode(record: MoveRecord) -> bytes:
     """Canonical bytes of a record."""
-    move = _Move(*msgspec.structs.astuple(record.move)) if record.move is not None else None
+    move = fields_of(record.move) if record.move is not None else None
     return _encoder.encode((VERSION, record.sequence, fields_of(record.session), move, record.group))
 
 
-def fields_of(session: Session) -> tuple[object, ...]:
-    """A session without the names of its fields, as it is written: those that came later are left off the end while nothing stands there."""
-    fields = msgspec.structs.astuple(session)
-    length = len(fields)
-    while length > _FIELDS_FIRST and fields[length - 1] == _LATER_FIELDS[length - 1 - _FIELDS_FIRST]:
+def fields_of(value: Session | Move) -> tuple[object, ...]:
+    """A session or a move without the names of its fields, as it is written: those that came later are left off the end while nothing
+    stands there.
+    """
+    fields = msgspec.structs.astuple(value)
+    later = _LATER_OF_SESSIONS if isinstance(value, Session) else _LATER_OF_MOVES
+    length, first = len(fields), len(fields) - len(later)
+    while length > first and fields[length - 1] == later[length - 1 - first]:
         length -= 1
     return fields[:length]
 
@@ -87,6 +89,11 @@ def decode(data: bytes) -> MoveRecord:
     session = Session(*msgspec.structs.astuple(encoded.session))
     move = Move(*msgspec.structs.astuple(encoded.move)) if encoded.move is not None else None
     return MoveRecord(encoded.sequence, session, move, encoded.group)
+
+
+def first_move(session: Session, kind: str, keyed: Keyed = UNKEYED) -> Move:
+    """The first entry of the log of a session that begins."""
+    return Move(1, kind, None, session.head, session.created_at_s, b"", keyed.key, keyed.asked)
 
 
 def left_by(session: Session, moves: Iterable[Move]) -> list[Moved]:

@@ -7,15 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from store.asked import AskedLimits
 from store.errors import HeadMoved, ObjectMissing, SessionExists, SessionMissing
 from store.files import Files
 from store.heads import SqliteHeads
 from store.ids import Kind
-from store.interfaces import Heads
+from store.interfaces import KEY_BYTES, Heads, SessionSettings
 from store.large import LARGE_BYTES
 from store.memory import MemoryHeads, MemoryObjects
 from store.packs import PackObjects
@@ -114,6 +116,8 @@ TestObjects = ObjectsMachine.TestCase
 TestObjects.settings = settings(stateful_step_count=30)
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
+KEYS = st.sampled_from([b"k" * KEY_BYTES, b"l" * KEY_BYTES])
+SETTINGS = SessionSettings("named", 5.0, AskedLimits(processes=3))
 TIMES = st.integers(0, 300).map(float)
 
 
@@ -147,6 +151,15 @@ class HeadsMachine(RuleBasedStateMachine):
     )
     def advance(self, name: str, expected: int, number: int, at_s: float, runtime: str | None) -> None:
         self.same("advance", name, snapshot_name(expected), move(number, at_s=at_s), runtime=runtime)
+
+    @rule(name=IDS, number=st.integers(0, 3), key=KEYS, at_s=TIMES, changed=st.none() | st.just(SETTINGS))
+    def advance_keyed(self, name: str, number: int, key: bytes, at_s: float, changed: SessionSettings | None) -> None:
+        keyed = msgspec.structs.replace(move(number, at_s=at_s), key=key, asked=b"a" * KEY_BYTES)
+        self.same("advance", name, snapshot_name(number), keyed, settings=changed)
+
+    @rule(key=KEYS)
+    def made_under(self, key: bytes) -> None:
+        self.same("made_under", key)
 
     @rule(horizon=TIMES)
     def drop(self, horizon: float) -> None:

@@ -15,6 +15,7 @@ from store.heads import SqliteHeads
 from store.interfaces import Leases
 from store.leases import FileLeases
 from store.testing import HeadsContract, LeasesContract, SweptHeads, in_threads, move, session, snapshot_name
+from store.testing.keyed import KeyedContract, RepeatableHeads
 from store.testing.pins import PinnedHeads, PinsContract
 from store.testing.restoring import RestoredHeads, RestorerContract
 
@@ -30,6 +31,14 @@ class TestSqliteHeads(HeadsContract):
 class TestSqlitePins(PinsContract):
     @pytest.fixture
     def heads(self, tmp_path: Path) -> Iterator[PinnedHeads]:
+        heads = SqliteHeads(tmp_path / "heads.sqlite")
+        yield heads
+        heads.close()
+
+
+class TestSqliteKeyed(KeyedContract):
+    @pytest.fixture
+    def heads(self, tmp_path: Path) -> Iterator[RepeatableHeads]:
         heads = SqliteHeads(tmp_path / "heads.sqlite")
         yield heads
         heads.close()

@@ -7,6 +7,7 @@ import pytest
 from store.interfaces import Leases, Objects
 from store.memory import MemoryHeads, MemoryLeases, MemoryObjects
 from store.testing import HeadsContract, LeasesContract, ObjectsContract, SweptHeads
+from store.testing.keyed import KeyedContract, RepeatableHeads
 from store.testing.pins import PinnedHeads, PinsContract
 from store.testing.restoring import RestoredHeads, RestorerContract
 
@@ -26,6 +27,12 @@ class TestMemoryHeads(HeadsContract):
 class TestMemoryPins(PinsContract):
     @pytest.fixture
     def heads(self) -> PinnedHeads:
+        return MemoryHeads()
+
+
+class TestMemoryKeyed(KeyedContract):
+    @pytest.fixture
+    def heads(self) -> RepeatableHeads:
         return MemoryHeads()
 
 
