@@ -69,7 +69,8 @@ alter table sessions add column image text not null default '';
 alter table sessions add column work_dir text not null default '';
 alter table log add column key blob not null default x'';
 alter table log add column asked blob not null default x'';
-create index log_by_key on log (key) where key != x''
+create index log_by_key on log (key) where key != x'';
+create index log_by_snapshot on log (to_snapshot)
 """,
 )
 """What each version added. Never changed: a database is compared with it, but for white space."""

@@ -7,17 +7,17 @@ SQLite decides and is what is read. Times are seconds since 1970, given by the c
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from store import asked, head_tables
 from store.errors import HeadMoved, SessionExists, SessionMissing, WriterFenced
+from store.head_reading import SqliteHeadsReader
 from store.ids import SnapshotId
 from store.interfaces import UNKEYED, Journal, Keyed, Move, Moved, Pin, Session, SessionSettings
 from store.layout import refuse_other_than_file
@@ -49,8 +49,8 @@ def connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-class SqliteHeads:
-    """`Heads`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs`. Safe for many threads and many processes.
+class SqliteHeads(SqliteHeadsReader):
+    """`Heads`, `HeadLister`, `Repeats`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs`. Safe for many threads and many processes.
 
     Changes of several threads become one transaction. Reading has a connection of its own and waits for no sync.
     """
@@ -63,7 +63,6 @@ class SqliteHeads:
         connect: Callable[[Path], sqlite3.Connection] = connect,
     ) -> None:
         self._journal = journal
-        self._reading = threading.Lock()
         for name in (path.name + ending for ending in ("", "-wal", "-shm", "-journal")):
             refuse_other_than_file(path.with_name(name), name)  # SQLite would follow it
         try:
@@ -77,7 +76,7 @@ class SqliteHeads:
                 writer.execute("pragma foreign_keys=on")
                 self._transactions = Transactions(writer, journal or NoLog())
                 self._transactions.run(head_tables.prepare)
-                self._reader = connect(path)
+                super().__init__(connect(path))
                 opened.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
             raise head_tables.failed("the heads database cannot be used", error) from None
@@ -96,14 +95,6 @@ class SqliteHeads:
             return moved
 
         self._move_heads(work)
-
-    def get(self, session_id: str, tenant: str) -> Session:
-        rows = self._read(
-            f"select {head_tables.SESSION} from sessions where session_id = ? and tenant = ?", session_id, tenant
-        )
-        if not rows:
-            raise SessionMissing(session_id)
-        return head_tables.session(rows[0])
 
     def advance(
         self,
@@ -133,23 +124,6 @@ class SqliteHeads:
             return [moved]
 
         self._move_heads(work)
-
-    def log(self, session_id: str, *, before: int | None, limit: int) -> list[Move]:
-        rows = self._read(
-            f"select {head_tables.MOVE} from log where session_id = ? and sequence < ? order by sequence desc limit ?",
-            session_id,
-            before if before is not None else 2**62,
-            limit,
-        )
-        return [head_tables.move(row) for row in rows]
-
-    def made_under(self, key: bytes) -> list[Moved]:
-        rows = self._read(
-            f"select {head_tables.SESSION}, {head_tables.MOVE} from sessions join log using (session_id)"
-            " where key = ? and key != x'' order by session_id, sequence",
-            key,
-        )
-        return [head_tables.moved(row) for row in rows]
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 
@@ -212,18 +186,6 @@ class SqliteHeads:
 
         return self._transactions.run(work, logged=True) if unused else 0
 
-    def roots(self) -> Iterator[tuple[str, SnapshotId]]:
-        for session_id, snapshot in self._read("select session_id, to_snapshot from log"):
-            yield (
-                head_tables.text(session_id, "log.session_id"),
-                head_tables.snapshot(snapshot, "log.to_snapshot"),
-            )
-        for pin in self.pins():
-            yield f"pin {pin.name}", pin.snapshot
-
-    def last_moves(self) -> Iterator[Moved]:
-        return self._last_moves("")
-
     def rebuild(self, session: Session, log: Collection[Move]) -> None:
         """Put a session and its whole log in place of what there is of it. The journal is not told: it has told us."""
 
@@ -244,26 +206,9 @@ class SqliteHeads:
         # A transaction that writes nothing syncs nothing.
         self._change(lambda database: database.execute("update epochs set epoch = epoch") and None)
 
-    def followed_bytes(self) -> dict[int, int]:
-        """How far the database has followed the moves in each pack, by number; nothing before it has followed any (store.recovery)."""
-        return dict(self._read("select pack, end_bytes from followed"))
-
     def recover(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Do what the journal says and the database does not (store.recovery), durably. The journal is not told."""
         self._change(work)
-
-    def problems(self) -> list[str]:
-        """What is wrong with the database: what SQLite itself finds, and rows that say what cannot be. Raises StoreUnusable when
-        it cannot be read just now.
-        """
-        try:
-            rows = self._read("pragma integrity_check")
-            if rows == [("ok",)]:
-                self._read_all()
-                return []
-        except head_tables.HeadsDamaged as error:
-            return [str(error)]
-        return [f"the heads database is damaged: {text}" for (text,) in rows]
 
     # -- Pins -----------------------------------------------------------------------------------------------------------
 
@@ -291,14 +236,7 @@ class SqliteHeads:
 
         return self._transactions.run(work, logged=True)
 
-    def pins(self) -> list[Pin]:
-        return [head_tables.pin(row) for row in self._read(f"select {head_tables.PIN} from pins order by name")]
-
     # -- Epochs ---------------------------------------------------------------------------------------------------------
-
-    def epoch(self) -> int:
-        rows = self._read("select epoch from epochs")
-        return head_tables.count(rows[0] if rows else None, "epochs.epoch")
 
     def begin_epoch(self) -> int:
         def work(database: sqlite3.Connection) -> int:
@@ -311,50 +249,13 @@ class SqliteHeads:
         self._change(lambda database: database.execute("update epochs set refused_before = ?", (epoch,)) and None)
 
     def close(self) -> None:
-        with self._reading:
-            self._reader.close()
+        super().close()
         self._transactions.close()
 
     # -- parts ----------------------------------------------------------------------------------------------------------
 
     def _change(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         return self._transactions.run(work)
-
-    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        self._read_each(rows.append, query, *values)
-        return rows
-
-    def _read_each(self, look: Callable[[tuple[Any, ...]], object], query: str, *values: object) -> None:
-        try:
-            with self._reading:
-                for row in self._reader.execute(query, values):
-                    look(row)
-        except sqlite3.DatabaseError as error:
-            raise head_tables.failed("the heads database cannot be read", error) from None
-
-    def _read_all(self) -> None:
-        """Raises StoreUnusable for the first row that is not right."""
-        if strays := self._read("pragma foreign_key_check"):
-            head_tables.unusable(f"{len(strays)} rows of log belong to no session")
-        self._read_each(head_tables.session, f"select {head_tables.SESSION} from sessions")
-        self._read_each(head_tables.move, f"select {head_tables.MOVE} from log")
-        self.pins()
-        epochs = self._read("select epoch, refused_before from epochs")
-        if len(epochs) != 1:
-            head_tables.unusable(f"epochs has {len(epochs)} rows, not 1")
-        for value, name in zip(epochs[0], ("epoch", "refused_before"), strict=True):
-            head_tables.count((value,), f"epochs.{name}")
-
-    def _last_moves(self, condition: str, *values: object) -> Iterator[Moved]:
-        rows = self._read(
-            f"select {head_tables.SESSION}, {head_tables.MOVE} from sessions join log using (session_id) {condition}"
-            f" {'and' if condition else 'where'} sequence = (select max(sequence) from log as later"
-            " where later.session_id = sessions.session_id)",
-            *values,
-        )
-        for row in rows:
-            yield head_tables.moved(row)
 
     def _move_heads(self, work: Callable[[sqlite3.Connection], list[Moved]]) -> None:
         """Do what moves heads, and write it down when nothing speaks against it any more."""

@@ -181,6 +181,18 @@ class Heads(Protocol):
         ...
 
 
+class HeadLister(Protocol):
+    """What a tenant has."""
+
+    def sessions(self, tenant: str, *, before: tuple[float, str] | None = None, limit: int) -> list[Session]:
+        """The tenant's sessions, expired or not, those created last first; those before (creation, id)."""
+        ...
+
+    def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
+        """Whether a move of one of the tenant's sessions led to this snapshot."""
+        ...
+
+
 class Repeats(Protocol):
     """What requests that may be repeated have done."""
 

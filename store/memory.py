@@ -143,6 +143,15 @@ class MemoryHeads:
         logs = sorted(self._logs.items())
         return [Moved(self._sessions[name], move) for name, moves in logs for move in moves if key and move.key == key]
 
+    def sessions(self, tenant: str, *, before: tuple[float, str] | None = None, limit: int) -> list[Session]:
+        places = {(session.created_at_s, name): session for name, session in self._sessions.items()}
+        older = [place for place in sorted(places, reverse=True) if before is None or place < before]
+        return [places[place] for place in older if places[place].tenant == tenant][:limit]
+
+    def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
+        own = [name for name, session in self._sessions.items() if session.tenant == tenant]
+        return any(move.to_snapshot == snapshot for name in own for move in self._logs[name])
+
     def drop_unused_since(self, horizon_s: float, *, is_running: Callable[[str], bool]) -> int:
         with self._lock:
             expired = [name for name, session in self._sessions.items() if session.expires_at_s() < horizon_s]

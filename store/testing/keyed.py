@@ -1,4 +1,4 @@
-"""The contract of requests that may be repeated, and of settings that change: what `/v1` needs of a head store."""
+"""The contract of requests that may be repeated, of lists, and of settings that change: what `/v1` needs of a head store."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 
 from store.asked import AskedLimits
 from store.errors import HeadMoved
-from store.interfaces import KEY_BYTES, Heads, HeadSweeper, Keyed, Repeats, SessionSettings
+from store.interfaces import KEY_BYTES, HeadLister, Heads, HeadSweeper, Keyed, Repeats, SessionSettings
 from store.testing import move, nobody, session, snapshot_name
 
 KEYED = Keyed(b"k" * KEY_BYTES, b"a" * KEY_BYTES)
 OTHER = Keyed(b"o" * KEY_BYTES, b"b" * KEY_BYTES)
 
 
-class RepeatableHeads(Heads, HeadSweeper, Repeats, Protocol):
-    """A head store that knows which requests it has carried out."""
+class RepeatableHeads(Heads, HeadSweeper, HeadLister, Repeats, Protocol):
+    """A head store that knows which requests it has carried out, and what each tenant has."""
 
 
 class KeyedContract:
@@ -69,6 +69,28 @@ class KeyedContract:
                 assert kept == msgspec.structs.replace(
                     session("a"), used_at_s=2000.0, **msgspec.structs.asdict(settings)
                 )
+
+    def test_sessions_of_a_tenant_are_listed_last_first_in_pages(self, heads: RepeatableHeads) -> None:
+        for number in range(5):
+            made = [
+                msgspec.structs.replace(session(f"{name}{number}", tenant=tenant), created_at_s=number // 2)
+                for name, tenant in (("a", "alice"), ("b", "bob"))
+            ]
+            heads.create(made, "create")
+        seen: list[str] = []
+        before: tuple[float, str] | None = None
+        while page := heads.sessions("alice", before=before, limit=2):
+            seen += [one.session_id for one in page]
+            before = (page[-1].created_at_s, page[-1].session_id)
+        assert seen == ["a4", "a3", "a2", "a1", "a0"]
+        assert heads.sessions("nobody", limit=9) == []
+
+    def test_where_moves_led_is_known_to_their_tenant_alone(self, heads: RepeatableHeads) -> None:
+        heads.create([session("a"), session("b", tenant="bob")], "create")
+        heads.advance("a", snapshot_name(0), move(1))
+        heads.advance("a", snapshot_name(1), move(2))
+        assert [heads.led_to("alice", snapshot_name(number)) for number in range(4)] == [True, True, True, False]
+        assert [heads.led_to("bob", snapshot_name(number)) for number in range(2)] == [True, False]
 
     def test_lost_settings_change_nothing(self, heads: RepeatableHeads) -> None:
         heads.create([session("a")], "create")
