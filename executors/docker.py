@@ -28,7 +28,8 @@ from executors.docker_pool import Pool, Warm
 from executors.egress import Egress
 from executors.errors import OptionRefused, SandboxBroken, SandboxUnavailable
 from executors.interfaces import Capabilities, Cell, Job, RunResult, Sandbox
-from executors.launched import LaunchedCell, probe_folder, resource_limits
+from executors.launched import probe_folder, resource_limits
+from executors.launched_cell import LaunchedCell
 from executors.launcher import Answer, Launcher, held_before
 from executors.paths import SCRATCH
 from executors.profile import VERSION, Profile
