@@ -41,6 +41,7 @@ def become_confiner(
     try:
         for entrance in entrances:
             os.write(entrance, b"0")
+        make_repeatable(message["turn"])
         if message["network"] == "none":
             # While we still may. A confiner would bring the loopback of its own namespace up.
             kernel.unshare(kernel.CLONE_NEWNET)
@@ -68,6 +69,28 @@ def become_confiner(
         os.write(2, f"psf: the sandbox could not be started: {error}".encode())
     finally:
         os._exit(125)
+
+
+def make_repeatable(turn: int | None) -> None:
+    """What the profile that makes programs repeat fixes of a process and those it becomes. Which processor it keeps to goes by turns.
+
+    A filter of system calls may not let this be done any more; and a control group that is joined later may undo it. None: nothing.
+    """
+    if turn is None:
+        return
+    kernel.fix_addresses()
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[turn % len(processors)]})
+
+
+def never_repeats() -> str | None:
+    """Why `make_repeatable` cannot be done here, found by trying; None when it can."""
+    try:
+        kernel.set_personality(kernel.fix_addresses())
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    except OSError as error:
+        return f"the kernel or a filter around psf refuses it ({error})"
+    return None
 
 
 def restore_signals() -> None:

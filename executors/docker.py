@@ -14,12 +14,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import blake3
 import msgspec
 
-from executors import docker_container, egress, instance
+from executors import determinism, docker_container, egress, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
 from executors.docker_daemon import Daemon
@@ -42,7 +42,13 @@ __all__ = ["DockerSandbox", "DockerSettings"]
 _log = logging.getLogger(__name__)
 _LAUNCHER = Path(__file__).with_name("docker_launcher.py")
 _SCRATCH = {path: folder.decode() for path, folder in SCRATCH.items()}
-_UNKNOWN = {"cgroup": None, "cgroup_missing": "not tried", "cpus_missing": "not tried", "label": ""}
+_UNKNOWN = {
+    "cgroup": None,
+    "cgroup_missing": "not tried",
+    "cpus_missing": "not tried",
+    "label": "",
+    "never_repeats": "not tried",
+}
 _NUMBERS = ("warm_containers", "memory_bytes", "processes", "cpus")
 _NAMESPACED_PROCESSES = 8
 """The group's limit strikes first, since it counts how often it struck; the other one is this much above it."""
@@ -251,7 +257,7 @@ class _DockerCell(LaunchedCell):
         return await self._launcher.ask(operation, [], shared_memory_bytes=shared, **facts)
 
     def _order(self, job: Job) -> dict[str, Any]:
-        environment = {**self._environment, **dict(job.env)}
+        environment = determinism.variables(self._environment, deterministic=job.deterministic) | dict(job.env)
         if any("\0" in text for text in (*job.argv, *environment, *environment.values())):
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._container.facts["cgroup"] is not None
@@ -324,4 +330,6 @@ def _capabilities(profile: Profile, facts: dict[str, Any], overlay: str | None) 
         enforced["cpus"] = f"a quota, {facts['cgroup']}"
     if profile.filter_program is not None:
         enforced["system_calls"] = "seccomp"
-    return Capabilities("docker", "copy" if overlay is not None else "overlay", enforced, tuple(missing))
+    repeats, random = determinism.told(facts["never_repeats"])
+    workspace: Literal["overlay", "copy"] = "copy" if overlay is not None else "overlay"
+    return Capabilities("docker", workspace, enforced | repeats, (*missing, *random))

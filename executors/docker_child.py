@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from executors import docker_kernel, docker_mounts, kernel
-from executors.child import raise_what_is_counted_together, restore_signals, set_limit
+from executors.child import make_repeatable, raise_what_is_counted_together, restore_signals, set_limit
 
 INSIDE_ID = 1000
 UNCLEAN, NOT_STARTED = 3, 125
@@ -100,6 +100,7 @@ def _become_program(entry: Entry, link: socket.socket) -> NoReturn:
         own_pid = os.readlink("/proc/self")  # as the host counts, whose /proc this still is
         for entrance in entry.entrances:
             os.write(entrance, b"0")
+        make_repeatable(message["turn"])
         kernel.enter(entry.init_pidfd, kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS)
         if message["egress"] is None:
             # Of its own: connections that have ended stand in a network namespace for a minute, and its counters for good.

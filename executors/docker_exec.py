@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import blake3
 import msgspec
 
-from executors import docker_container, docker_exec_container, egress, instance
+from executors import determinism, docker_container, docker_exec_container, egress, instance
 from executors.completion import completed
 from executors.docker_container import DockerSettings
 from executors.docker_daemon import Started
@@ -159,6 +159,8 @@ class DockerExecSandbox:
 
     async def run(self, job: Job, mount: OverlayMount | BindMount, scratch: Path, limits: Limits) -> RunResult:
         """Run a job in a new container, which is gone when this returns. For cells."""
+        if job.deterministic:
+            determinism.refuse(self.capabilities)
         environment = {**self._environment, **dict(job.env)}
         if any("\0" in text for text in (*job.argv, *environment, *environment.values())):
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
@@ -246,6 +248,7 @@ def _capabilities(
         f"user_id: programs have the user id that they have on the host ({profile.user.uid}), not 1000",
         "exit_status: Docker tells death by signal n as exit code 128+n",
         "scratch: on the host's disk and watched, so what is written between two looks goes beyond its size",
+        *determinism.told("the Docker daemon starts programs at random addresses")[1],
     ]
     if overlay is not None:
         missing.append(f"workspace: no overlays ({overlay}); trees are copied, which is slower")

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 from executors import (
     cgroups,
+    child,
     docker_child,
     docker_groups,
     docker_kernel,
@@ -132,6 +133,7 @@ class ContainerLauncher(launcher_process.Launcher):
             cgroup_missing=None if groups else word,
             cpus_missing=groups.cpus_missing if groups else word,
             label=docker_groups.label_of(pid),
+            never_repeats=child.never_repeats(),
         )
 
     def _prepare(self) -> None:

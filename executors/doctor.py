@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from executors import determinism
 from executors.guarantees import FACILITIES
 from executors.interfaces import Job, RunResult, Sandbox
 from executors.profile import User
@@ -39,6 +40,7 @@ class Trial(msgspec.Struct, frozen=True):
     source: str
     judge: Callable[[RunResult], str | None]
     limits: Limits = LIMITS
+    deterministic: bool = False
 
 
 def _prints_nothing(result: RunResult) -> str | None:
@@ -150,6 +152,13 @@ end_s = time.monotonic() + 1
 while time.monotonic() < end_s: pass
 if time.process_time() > 0.6: print('had more than a quarter of a processor')
 """
+_DETERMINISTIC = """
+import os
+if not int(open('/proc/self/personality').read(), 16) & 0x0040000: print('addresses are random')
+if len(os.sched_getaffinity(0)) != 1: print('has more than one processor')
+for name, value in {variables!r}.items():
+    if os.environ.get(name) != value: print('the variable', name, 'is not as it should be')
+"""
 _SHORT = msgspec.structs.replace(LIMITS, wall_time_s=0.5)
 _BRIEF = msgspec.structs.replace(LIMITS, cpu_time_s=1)
 _OUTWARD = msgspec.structs.replace(LIMITS, network="egress")
@@ -170,6 +179,9 @@ def trials(canary: str, addresses: tuple[tuple[str, int], ...]) -> dict[str, Tri
         "system_calls": Trial(_SYSTEM_CALLS, _prints_nothing),
         "network": Trial(_NETWORK.format(addresses=addresses), _prints_nothing),
         "egress": Trial(_EGRESS.format(addresses=addresses), _prints_nothing, _OUTWARD),
+        "deterministic": Trial(
+            _DETERMINISTIC.format(variables=determinism.ENVIRONMENT), _prints_nothing, deterministic=True
+        ),
         "wall_time": Trial("import time; time.sleep(60)", _ends(Ending.TIMED_OUT), _SHORT),
         "cpu_time": Trial("while True: pass", _ends(Ending.TIMED_OUT), _BRIEF),
         "cpus": Trial(_CPUS, _prints_nothing, _SHARED),
@@ -208,5 +220,5 @@ async def examine(sandbox: Sandbox, folder: Path, owner: User | None) -> dict[st
 
 async def _try(sandbox: Sandbox, work: Path, trial: Trial) -> str | None:
     async with sandbox.open(BindMount(str(work)), trial.limits) as cell:
-        job = Job(("python3", "-I", "-S", "-c", trial.source), (), b"", trial.limits)
+        job = Job(("python3", "-I", "-S", "-c", trial.source), (), b"", trial.limits, trial.deterministic)
         return trial.judge(await cell.run(job))

@@ -42,6 +42,12 @@ class EgressUnavailable(ExecutorError):
     code = "egress_unavailable"
 
 
+class DeterminismUnavailable(ExecutorError):
+    """A run asks for the profile that makes programs repeat, which its sandbox cannot give here. Nothing ran. The message says why."""
+
+    code = "determinism_unavailable"
+
+
 class Overloaded(ExecutorError):
     """Too much is asked for at once. `reason` says of what."""
 

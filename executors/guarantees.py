@@ -27,6 +27,7 @@ GUARANTEES = {
 
 FACILITIES = {
     "egress": "a run whose limits ask for it reaches what lies beyond the machine, and nothing of the machine",
+    "deterministic": "a run that asks for it has fixed variables, addresses that are not random and one processor",
 }
 """Each is there when something provides it (in `Capabilities.enforced` too) and no lack is told. Without them no wall is lower."""
 

@@ -29,12 +29,13 @@ OWN_SYSTEM = System()
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One process to run: what, with what, within what."""
+    """One process to run: what, with what, within what. `deterministic`: under the profile that makes programs repeat (`determinism`)."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     stdin: bytes
     limits: Limits
+    deterministic: bool = False
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -91,7 +92,8 @@ class Cell(Protocol):
     async def run(self, job: Job) -> RunResult:
         """Run a job to its end; on return every process of it is dead. A cancelled call kills them too.
 
-        Raises SandboxBroken. A program that cannot be found or started is a result (exit code 127 or 126), not an error.
+        Raises SandboxBroken; DeterminismUnavailable for a deterministic job that this sandbox cannot run so. A program that
+        cannot be found or started is a result (exit code 127 or 126), not an error.
         """
         ...
 
@@ -133,7 +135,8 @@ class Request(msgspec.Struct, frozen=True):
     """A step, resolved, with the bytes it needs.
 
     `program` is put into the work directory under `program_name` for the run. `files` and `fetch` are paths as programs see
-    them (`paths.resolve`). `number` is the step's: what it changes carries it.
+    them (`paths.resolve`). `number` is the step's: what it changes carries it. `deterministic`: all stages run under the profile
+    that makes programs repeat.
     """
 
     tree: TreeId
@@ -148,6 +151,7 @@ class Request(msgspec.Struct, frozen=True):
     fetch: tuple[str, ...]
     keep: Keep
     system: System = OWN_SYSTEM
+    deterministic: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):

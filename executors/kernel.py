@@ -23,6 +23,7 @@ _MNT_DETACH = 2
 AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1
+_PERSONALITY_UNCHANGED, _ADDRESSES_NOT_RANDOM = 0xFFFFFFFF, 0x0040000
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -69,6 +70,18 @@ def keep_capability(capability: int) -> None:
     checked(libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), "capset")
     raised = (ctypes.c_ulong(value) for value in (_PR_CAP_AMBIENT_RAISE, capability, 0, 0))
     checked(libc.prctl(_PR_CAP_AMBIENT, *raised), "keep a capability")
+
+
+def fix_addresses() -> int:
+    """Have programs that we become, and what they start, lie in memory where they always lie. Returns what to `set_personality` again."""
+    before = set_personality(_PERSONALITY_UNCHANGED)
+    set_personality(before | _ADDRESSES_NOT_RANDOM)
+    return before
+
+
+def set_personality(personality: int) -> int:
+    """Returns the one before."""
+    return checked(libc.personality(ctypes.c_ulong(personality)), "personality")
 
 
 def become_subreaper() -> None:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import msgspec
 
-from executors import egress
+from executors import determinism, egress
 from executors.completion import completed
 from executors.egress import Egress
 from executors.errors import SandboxBroken, SandboxUnavailable
@@ -166,14 +166,16 @@ class _ConfinedCell(LaunchedCell):
 
     def _order(self, job: Job) -> dict[str, Any]:
         # The call's own variables are the program's alone: in the shell at the gate, LD_PRELOAD would run before all limits.
-        variables = [f"{key}={value}" for key, value in job.env]
-        argv = (_ENV, "--", *variables, *job.argv) if variables else job.argv
+        own = [f"{key}={value}" for key, value in job.env]
+        argv = (_ENV, "--", *own, *job.argv) if own else job.argv
         if any("\0" in text for text in argv):
             # It separates what bwrap is told: what follows it would be an order to bwrap.
             raise SandboxBroken("an argument or a variable contains a NUL character, which no program can be given")
         in_group = self._facts["cgroup"] is not None
         order = self._egress.order(job.limits)
         profile = self._profile if order is None else _with_texts(self._profile, self._egress)
+        variables = determinism.variables(dict(profile.environment), deterministic=job.deterministic)
+        profile = msgspec.structs.replace(profile, environment=tuple(variables.items()))
         return {
             "argv": argv,
             "egress": order,
@@ -312,4 +314,5 @@ def _capabilities(profile: Profile, sandbox: str, workspace: str, facts: dict[st
         enforced["cpus"] = f"a quota, {facts['cgroup']}"
     if profile.filter_program is not None:
         enforced["system_calls"] = "seccomp"
-    return Capabilities(sandbox, "overlay" if overlay else "copy", enforced, tuple(missing))
+    repeats, random = determinism.told(facts["never_repeats"])
+    return Capabilities(sandbox, "overlay" if overlay else "copy", enforced | repeats, (*missing, *random))

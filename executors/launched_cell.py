@@ -39,6 +39,7 @@ class LaunchedCell(ABC):
             kill_tasks.add(asyncio.ensure_future(self._launcher.tell("kill", number)))
 
         limits = job.limits
+        order = {**self._order(job), "turn": self._launcher.turn() if job.deterministic else None}
         ends: list[Reader | Writer] = []
         try:
             ends.append(Writer(job.stdin))
@@ -47,7 +48,7 @@ class LaunchedCell(ABC):
                 readers.append(Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill))
                 ends.append(readers[-1])
             asked = asyncio.ensure_future(
-                self._launcher.ask("run", [end.inner for end in ends], number=number, **self._order(job))
+                self._launcher.ask("run", [end.inner for end in ends], number=number, **order)
             )
             try:
                 answer, _ = await asyncio.shield(asked)

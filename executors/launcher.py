@@ -37,7 +37,7 @@ class Launcher:
         self._process, self._link = process, link
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._numbers = itertools.count(1)
+        self._numbers, self._turns = itertools.count(1), itertools.count()
         self._send_turn = asyncio.Lock()
         self._room: asyncio.Future[None] | None = None
         """Done when whoever has the turn to send may try again."""
@@ -81,6 +81,10 @@ class Launcher:
 
     def number(self) -> int:
         return next(self._numbers)
+
+    def turn(self) -> int:
+        """Of a run that keeps to one processor: each gets the next one."""
+        return next(self._turns)
 
     async def ask(self, operation: str, descriptors: list[int], number: int | None = None, **facts: Any) -> Answer:
         """Send one request and wait for its answer: facts, and descriptors that are the caller's to close.

@@ -133,6 +133,7 @@ class Launcher:
             cgroup_missing=None if self._cgroups else cgroup_word,
             cpus_missing=self._cgroups.cpus_missing if self._cgroups else cgroup_word,
             exact_status=kernel.tells_exit_status(),
+            never_repeats=child.never_repeats(),
         )
 
     def _try_overlay(self, folder: str) -> str | None:

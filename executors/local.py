@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from executors import paths
+from executors import determinism, paths
 from executors.completion import completed
 from executors.errors import FilesTooLarge
 from executors.interfaces import Cell, Job, Request, Result, RunResult, System
@@ -79,6 +79,8 @@ class LocalExecutor:
         self._begin()
         try:
             async with self._systems.site(request.system) as site:
+                if request.deterministic:
+                    determinism.refuse(site.sandbox.capabilities)
                 return await self._execute(request, site)
         finally:
             self._end()
@@ -254,6 +256,7 @@ class LocalExecutor:
                     request.env,
                     request.stdin if last else b"",
                     stage.limits,
+                    request.deterministic,
                 )
                 result = await cell.run(job)
                 results.append((stage.name, result))

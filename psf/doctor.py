@@ -254,6 +254,7 @@ _REMEDIES = {
     "rename": "run psf as root; programs still run as nobody",
     "exit_status": "use Linux 6.15 or newer",
     "egress": "install the Debian packages slirp4netns and nftables, and let /dev/net/tun be opened by all (mode 666)",
+    "deterministic": "let psf call personality (for a container: --security-opt seccomp=unconfined)",
     "system_calls": "use a machine of x86_64 or aarch64",
 }
 _NOT_ENTERED = ("exit_status", "user_id", "scratch")
@@ -264,7 +265,9 @@ def remedy(name: str, machine: Machine, sandbox: str) -> str:
     """What to install or set to get a guarantee of a sandbox; empty when there is nothing. Pure."""
     if sandbox == "docker" and name == "paths":
         return "use bubblewrap or nsjail (`executor`); Docker cannot hide it"
-    if sandbox == "docker" and (name in _NOT_ENTERED or (name in ("egress", "workspace") and not machine.root)):
+    if sandbox == "docker" and (
+        name in _NOT_ENTERED or (name in ("egress", "workspace", "deterministic") and not machine.root)
+    ):
         return "run psf as root and name no `docker.runtime`, or use bubblewrap (`executor`)"
     if name in ("memory", "cpus"):
         if machine.root:

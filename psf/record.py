@@ -26,6 +26,7 @@ class Order(msgspec.Struct, frozen=True):
     keep: Keep = "fetched"
     compile_limits: AskedLimits = NOTHING_ASKED
     run_limits: AskedLimits = NOTHING_ASKED
+    deterministic: bool = False
 
 
 def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Order, limits: StageLimits) -> Run:
@@ -41,6 +42,7 @@ def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Orde
         fetch=order.fetch,
         keep="all" if order.keep == "all" else "fetched",
         limits=limits,
+        deterministic=order.deterministic,
     )
 
 
@@ -57,6 +59,7 @@ def order_of(objects: Objects, run: Run) -> Order:
         files=tuple((name, objects.get(Kind.BLOB, blob)) for name, blob in run.files),
         fetch=run.fetch,
         keep="all" if run.keep == "all" else "fetched",
+        deterministic=run.deterministic,
     )
 
 
@@ -83,6 +86,7 @@ def to_request(
         fetch=order.fetch,
         keep=order.keep,
         system=system,
+        deterministic=order.deterministic,
     )
 
 

@@ -231,8 +231,10 @@ class Replayer:
             "the environment is another: the language's row, the system's packages, or the kind of sandbox": not known,
             f"secrets are not recorded: {', '.join(step.secrets)}": bool(step.secrets),
             "it could reach the network": any(given.network == "egress" for given in limits),
-            "it did not run under the profile that makes programs repeat: clocks, process ids, addresses and the order in which "
-            "threads run and directories are listed may differ": not step.deterministic,
+            "it did not run under the profile that makes programs repeat: addresses, and on how many processors its threads run, "
+            "may differ": not step.deterministic,
+            "under every profile: clocks, random numbers of the kernel's, the turns of threads and the order in which directories "
+            "are listed may differ": True,
         }
         return tuple(text for text, holds in causes.items() if holds)
 

@@ -15,6 +15,7 @@ Only the Protocols of executors.interfaces are used here. Tests and fixtures are
 from __future__ import annotations
 
 from executors.testing.confinement import ConfinementContract
+from executors.testing.determinism import DeterminismContract
 from executors.testing.endings import EndingsContract
 from executors.testing.equality import EqualityContract
 from executors.testing.history import History, MakeExecutor
@@ -25,7 +26,7 @@ from executors.testing.trial import Trial, TrialFixtures
 __all__ = ["ExecutorContract", "History", "MakeExecutor", "SandboxContract", "Trial"]
 
 
-class SandboxContract(EndingsContract, ProcessesContract, ConfinementContract, TrialFixtures):
+class SandboxContract(EndingsContract, ProcessesContract, ConfinementContract, DeterminismContract, TrialFixtures):
     """What every `Sandbox` promises. Give a fixture `sandbox`; and `owner`, when programs run under another user id."""
 
 

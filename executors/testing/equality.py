@@ -8,9 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from executors.interfaces import Request, Result, System
+from executors.errors import DeterminismUnavailable
+from executors.interfaces import Request, Result, StageRequest, System
+from executors.testing.determinism import ADDRESSES
 from executors.testing.history import PYTHON, History, MakeExecutor, make_request, said, snapshot_of
 from executors.testing.steps import START
+from executors.testing.trial import LIMITS
 from store.interfaces import Objects
 from store.tree import EMPTY_TREE
 
@@ -63,6 +66,31 @@ class EqualityContract:
             async with make_executor(objects) as executor:
                 for _ in range(2):
                     found.add(snapshot_of(objects, 1, await executor.execute(wanted)))
+        assert len(found) == 1
+
+    @pytest.fixture
+    def repeats(self) -> bool:
+        """Whether this kind can give the profile that makes programs repeat."""
+        return True
+
+    async def test_a_step_under_the_profile_that_makes_programs_repeat_does(
+        self, make_executor: MakeExecutor, objects: Objects, repeats: bool
+    ) -> None:
+        """In all its stages. Where it cannot be had nothing runs."""
+        stages = (StageRequest("compile", PYTHON[1], LIMITS), StageRequest("run", PYTHON[1], LIMITS))
+        program = f"{ADDRESSES}\nimport os; print(len(os.sched_getaffinity(0)), os.environ)"
+        wanted = make_request(EMPTY_TREE, 1, PYTHON, program, stages=stages, deterministic=True)
+        found = set()
+        for _ in range(2):
+            async with make_executor(objects) as executor:
+                if not repeats:
+                    with pytest.raises(DeterminismUnavailable):
+                        await executor.execute(wanted)
+                    return
+                for _ in range(2):
+                    result = await executor.execute(wanted)
+                    assert [run.exit_code for _, run in result.stages] == [0, 0]
+                    found.add(snapshot_of(objects, 1, result))
         assert len(found) == 1
 
     async def test_writing_what_was_there_gives_the_same_tree(

@@ -36,11 +36,16 @@ class Trial:
         self.mount = BindMount(str(work))
 
     async def run(
-        self, *argv: str, stdin: bytes = b"", env: tuple[tuple[str, str], ...] = (), limits: Limits = LIMITS
+        self,
+        *argv: str,
+        stdin: bytes = b"",
+        env: tuple[tuple[str, str], ...] = (),
+        limits: Limits = LIMITS,
+        deterministic: bool = False,
     ) -> RunResult:
         """Run one program in a new cell, to the death of its last process."""
         async with self.sandbox.open(self.mount, limits) as cell:
-            return await cell.run(Job(argv, env, stdin, limits))
+            return await cell.run(Job(argv, env, stdin, limits, deterministic))
 
     async def python(self, source: str, *, stdin: bytes = b"", limits: Limits = LIMITS) -> RunResult:
         return await self.run(*python(source), stdin=stdin, limits=limits)

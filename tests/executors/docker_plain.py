@@ -15,6 +15,7 @@ from executors.sandboxes import Options
 from executors.systems import OneSystem, Site
 from executors.testing import History
 from executors.testing.confinement import ConfinementContract
+from executors.testing.determinism import DeterminismContract
 from executors.testing.endings import EndingsContract
 from executors.testing.trial import TrialFixtures
 from store.files import Files
@@ -26,7 +27,7 @@ from tests.dockerd.daemon import TestDaemon
 from tests.executors import bench
 
 
-class TestSandbox(ConfinementContract, EndingsContract, TrialFixtures):
+class TestSandbox(ConfinementContract, EndingsContract, DeterminismContract, TrialFixtures):
     @pytest.fixture
     async def sandbox(self, docker_daemon: TestDaemon, tmp_path: Path) -> AsyncIterator[Sandbox]:
         settings = {"image": image.NAME, "base_url": docker_daemon.url}

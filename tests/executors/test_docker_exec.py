@@ -59,6 +59,10 @@ class TestExecutor(ExecutorContract):
     def other_executors(self, supply: Supply, tmp_path: Path) -> list[MakeExecutor]:
         return [docker_bench.maker(supply, tmp_path, "copy")]
 
+    @pytest.fixture
+    def repeats(self) -> bool:
+        return False
+
     # As the contract's own, on the loop that the shared sandbox lives on.
 
     @pytest_asyncio.fixture(loop_scope="module")

@@ -12,10 +12,10 @@ from executors.interfaces import Output, Result, RunResult, Usage
 from psf import record
 from psf.limits import StageLimits
 from psf.record import Order
-from psf.runtimes import Runtime
+from psf.runtimes import Runtime, Runtimes
 from store.ids import Kind, blob_id
 from store.memory import MemoryObjects
-from store.snapshot import Ending, LeftOut, Limits, Run
+from store.snapshot import EMPTY_SNAPSHOT, Ending, LeftOut, Limits, Run
 from store.tree import EMPTY_TREE
 
 PYTHON = Runtime("Python", "_psf_main.py", ("python3", "_psf_main.py"), name="python")
@@ -76,6 +76,7 @@ def test_the_order_in_which_files_were_sent_makes_no_difference() -> None:
         {"files": (("b", b"1"), ("a", b"2"))},
         {"fetch": ("y", "x")},
         {"keep": "fetched"},
+        {"deterministic": True},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -85,6 +86,17 @@ def test_whatever_a_result_may_depend_on_makes_another_step(change: dict[str, An
 
     assert step(ORDER) != step(msgspec.structs.replace(ORDER, **change))
     assert step(ORDER) != step(ORDER, (("run", Limits(wall_time_s=7.5)),))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_step_is_asked_for_again_as_it_was(deterministic: bool) -> None:
+    objects = MemoryObjects()
+    order = msgspec.structs.replace(ORDER, files=ORDER.files[::-1], deterministic=deterministic)
+    again = record.order_of(objects, record.put_step(objects, PYTHON, ENVIRONMENT, order, LIMITS))
+    assert again == order
+    runtimes = Runtimes({"python": PYTHON}, "python3", None)
+    request = record.to_request(runtimes, PYTHON, EMPTY_SNAPSHOT, again, LIMITS)
+    assert request.deterministic == deterministic
 
 
 def test_an_outcome_tells_each_stage_and_its_output_lies_in_the_store() -> None:

@@ -13,6 +13,7 @@ from executors.fake import FakeExecutor, Script
 from executors.interfaces import Executor, Request, Result
 from psf import runtimes
 from psf.history import ancestors
+from psf.record import Order
 from psf.replay import Chain, Replacement, Replayer
 from psf.runtimes import Runtimes
 from store import snapshot as snapshots
@@ -21,10 +22,11 @@ from store.ids import Kind, SnapshotId
 from store.known import KnownTrees
 from store.merging import merge
 from store.snapshot import EMPTY_SNAPSHOT_ID, Ending, Limits, Merge, Run, Snapshot, Step, Write, Written
-from tests.psf.service import Bench, play
+from tests.psf.service import TENANT, Bench, play
 
 CODES = ["a=1", "hello", "b=2", "a=3"]
 PROFILE = "it did not run under the profile that makes programs repeat"
+EVERY_PROFILE = "under every profile"
 
 
 class Recorded:
@@ -143,12 +145,26 @@ async def test_what_may_be_the_cause_is_told(recorded: Recorded) -> None:
     changes = {"hello": Script(stdout=b"bye"), "a=1": Script()}
     other = recorded.playing(changes)
     report = await recorded.replayer(other).replay(chain)
-    assert [cause.partition(":")[0] for cause in report.different[0].causes] == [PROFILE]
-    assert report.different[1].causes == ("secrets are not recorded: TOKEN", "it could reach the network")
+    assert [cause.partition(":")[0] for cause in report.different[0].causes] == [PROFILE, EVERY_PROFILE]
+    *known, last = report.different[1].causes
+    assert known == ["secrets are not recorded: TOKEN", "it could reach the network"]
+    assert last.startswith(EVERY_PROFILE)
     report = await recorded.replayer(recorded.playing(changes, b"another")).replay(chain)
     assert all(step.causes[0].startswith("the environment is another") for step in report.different)
     report = await recorded.replayer(other, sandbox="another").replay(chain)
     assert all(step.causes[0].startswith("the environment is another") for step in report.different)
+
+
+async def test_a_step_runs_again_under_the_profile_that_it_ran_under(recorded: Recorded) -> None:
+    session = await recorded.bench.session()
+    for deterministic in (True, False):
+        order = Order(b"hello", keep="all", deterministic=deterministic)
+        await recorded.bench.service.execute(session, TENANT, order)
+    head = SnapshotId(bytes.fromhex(await recorded.bench.head(session)))
+    replaying = recorded.playing({})
+    await recorded.replayer(replaying).replay(recorded.chain(head))
+    for requests in (recorded.bench.fake.requests[-2:], replaying.requests):
+        assert [request.deterministic for request in requests] == [True, False]
 
 
 async def test_a_replacement_shows_what_becomes_different_downstream(recorded: Recorded) -> None:
