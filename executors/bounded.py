@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from executors.errors import Overloaded
-from executors.interfaces import Executor, Request, Result, System
+from executors.interfaces import Executor, Request, Result, StageWatch, System
 
 
 class BoundedExecutor:
@@ -14,7 +14,7 @@ class BoundedExecutor:
     def __init__(self, inner: Executor, slots: int, patience_s: float) -> None:
         self._inner, self._slots, self._patience_s = inner, asyncio.Semaphore(slots), patience_s
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         """As the inner executor. Raises Overloaded when no slot came free in time."""
         try:
             async with asyncio.timeout(self._patience_s):
@@ -22,7 +22,7 @@ class BoundedExecutor:
         except TimeoutError:
             raise Overloaded(f"no execution slot became free within {self._patience_s:g} s") from None
         try:
-            return await self._inner.execute(request)
+            return await self._inner.execute(request, watch)
         finally:
             self._slots.release()
 

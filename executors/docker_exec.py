@@ -28,7 +28,7 @@ from executors.docker_exec_daemon import ExecDaemon
 from executors.docker_exec_folders import HostFolders
 from executors.docker_exec_run import Run, folder_watches
 from executors.errors import SandboxBroken, SandboxUnavailable
-from executors.interfaces import Capabilities, Cell, Job, RunResult
+from executors.interfaces import Capabilities, Cell, Job, RunResult, Watch
 from executors.launched import probe_folder
 from executors.launcher import held_before
 from executors.profile import VERSION, Profile
@@ -157,7 +157,9 @@ class DockerExecSandbox:
             await self._daemon.close()
             await self._in_thread(self._folders.remove)
 
-    async def run(self, job: Job, mount: OverlayMount | BindMount, scratch: Path, limits: Limits) -> RunResult:
+    async def run(
+        self, job: Job, mount: OverlayMount | BindMount, scratch: Path, limits: Limits, watch: Watch | None
+    ) -> RunResult:
         """Run a job in a new container, which is gone when this returns. For cells."""
         if job.deterministic:
             determinism.refuse(self.capabilities)
@@ -173,7 +175,7 @@ class DockerExecSandbox:
             before = await held_before(mount)
             where = self._settings.work_dir, container.pid
             watches = await self._in_thread(lambda: folder_watches(mount, before, *where, scratch, job.limits, limits))
-            run = Run(self._daemon, container, job, watches, self.end)
+            run = Run(self._daemon, container, job, watches, self.end, watch)
             return await run.result(environment, self._profile.user, self._settings.work_dir)
         finally:
             await completed(self.end(container))
@@ -214,8 +216,8 @@ class _ExecCell:
         self._sandbox, self._mount, self._folder, self._limits = sandbox, mount, folder, limits
         self.scratch = scratch
 
-    async def run(self, job: Job) -> RunResult:
-        return await self._sandbox.run(job, self._mount, self._folder, self._limits)
+    async def run(self, job: Job, watch: Watch | None = None) -> RunResult:
+        return await self._sandbox.run(job, self._mount, self._folder, self._limits, watch)
 
 
 def _machine() -> docker_exec_container.Machine:

@@ -20,7 +20,8 @@ from executors.docker_exec_daemon import ExecDaemon
 from executors.docker_exec_streams import Streams
 from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken
-from executors.interfaces import Job, RunResult, Usage
+from executors.interfaces import Job, RunResult, Usage, Watch
+from executors.output import Following
 from executors.paths import SCRATCH
 from executors.profile import User
 from store.snapshot import Limits
@@ -56,7 +57,7 @@ def folder_watches(
 
 
 class Run:
-    """A job in a container that is there for it alone; `end` throws that away."""
+    """A job in a container that is there for it alone; `end` throws that away. `watch` sees what it prints."""
 
     def __init__(
         self,
@@ -65,7 +66,9 @@ class Run:
         job: Job,
         watches: Watches,
         end: Callable[[Started], Awaitable[None]],
+        watch: Watch | None,
     ) -> None:
+        self._following = Following(watch, job.limits.output_kept_bytes)
         self._daemon, self._container, self._job, self._watches, self._end = daemon, container, job, watches, end
         self._since_s = time.time()
         self._program = ""
@@ -78,11 +81,13 @@ class Run:
         limits = self._job.limits
         begun = self._daemon.begin(self._container.identity, command, user, environment, work_dir)
         self._program, connection = await completed(begun, undo=_hang_up)
-        streams = Streams(connection, self._job.stdin, limits.output_kept_bytes, limits.output_flood_bytes)
+        kept_bytes, flood_bytes = limits.output_kept_bytes, limits.output_flood_bytes
+        streams = Streams(connection, self._job.stdin, kept_bytes, flood_bytes, self._following)
         try:
             timed_out = await self._attend(streams)
             return await self._concluded(streams, timed_out=timed_out)
         finally:
+            self._following.close()
             streams.close()
 
     async def _attend(self, streams: Streams) -> bool:
@@ -115,6 +120,7 @@ class Run:
         if died and code is None:
             raise SandboxBroken("the Docker daemon does not tell how a program ended")
         stdout, stderr = streams.outputs()
+        self._following.end(stdout, stderr)
         ending, exit_code, number = ending_of(
             None if code is None else told_code(code),
             timed_out=timed_out,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from executors.interfaces import Output
-from executors.output import READ_BYTES, Collector
+from executors.output import READ_BYTES, Collector, Following
 
 MARK = b"\n"
 _HEADER = struct.Struct(">BxxxI")
@@ -52,10 +52,13 @@ class Streams:
     """Serves one connection on the event loop, without ever waiting for the program to read or write.
 
     `began` is done when the program begins, `ended` when nothing can come any more, `flooded` when one output is beyond
-    `flood_bytes`. `complaint` is what came of a program that never began.
+    `flood_bytes`. `complaint` is what came of a program that never began. `following` gets all that comes.
     """
 
-    def __init__(self, connection: socket.socket, stdin: bytes, kept_bytes: int, flood_bytes: int) -> None:
+    def __init__(
+        self, connection: socket.socket, stdin: bytes, kept_bytes: int, flood_bytes: int, following: Following
+    ) -> None:
+        self._following = following
         self._connection, self._rest, self._flood_bytes = connection, memoryview(stdin), flood_bytes
         self._frames = Frames()
         self._stdout, self._stderr = Collector(kept_bytes), Collector(kept_bytes)
@@ -100,12 +103,14 @@ class Streams:
                 return
             self.began_s = time.monotonic()
             self.began.set()
+            self._following.begin()
             part = part[len(MARK) :]
         # Of stderr all is the program's, also what overtakes the mark.
         collector = self._stderr if stream == _STDERR else self._stdout
         collector.feed(part)
         if collector.total_bytes > self._flood_bytes:
             self.flooded.set()
+        self._following.feed("stderr" if stream == _STDERR else "stdout", part)
 
     def _write(self) -> None:
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
-from executors.interfaces import Output, Request, Result, RunResult, System, Usage
+from executors.interfaces import Output, Request, Result, RunResult, StageWatch, System, Usage
+from executors.output import Following
 from store.edit import FileEdit, put_files
 from store.interfaces import Objects
 from store.snapshot import Ending
@@ -31,7 +33,7 @@ class FakeExecutor:
         self.prepared: list[System] = []
         self.closed = False
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         self.requests.append(request)
         script = self._play(request)
         fetched = {name: data for name, data in script.writes.items() if name in request.fetch}
@@ -39,16 +41,22 @@ class FakeExecutor:
         edits = {tuple(name.encode().split(b"/")): FileEdit(data) for name, data in kept.items()}
         tree = put_files(self._objects, request.tree, edits, request.number)
         exited = script.ending is Ending.EXITED
+        stage = request.stages[-1].name
+        stdout, stderr = (Output(data, len(data)) for data in (script.stdout, script.stderr))
+        following = Following(watch and partial(watch, stage), max(stdout.total_bytes, stderr.total_bytes))
+        following.feed("stdout", script.stdout)
+        following.feed("stderr", script.stderr)
+        following.end(stdout, stderr)
         run = RunResult(
             script.ending,
             script.exit_code if exited else None,
             None,
-            Output(script.stdout, len(script.stdout)),
-            Output(script.stderr, len(script.stderr)),
+            stdout,
+            stderr,
             (),
             Usage(0.001),
         )
-        return Result(tree, ((request.stages[-1].name, run),), fetched, (), warm=False, system=self._system)
+        return Result(tree, ((stage, run),), fetched, (), warm=False, system=self._system)
 
     async def prepare(self, system: System) -> None:
         self.prepared.append(system)

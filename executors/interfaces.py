@@ -6,6 +6,7 @@ knows only how to confine one program. Verdicts are data; breakage is an Executo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,6 +17,16 @@ from store.snapshot import Ending, LeftOut, Limits
 from store.workspace import BindMount, OverlayMount
 
 Keep = Literal["all", "fetched", "nothing"]
+Watch = Callable[[str, bytes], None]
+"""Is told what a program prints while it runs: which stream ("stdout" or "stderr"), and a piece of at most PIECE_BYTES_MAX.
+
+It is told what is kept (`Limits.output_kept_bytes`): of each stream the beginning, in order, and when that was not all of it, at the
+end the mark that stands in `Output.data` too. It is called on the event loop, so it must return at once, and never after the
+call that it was given to has ended. One that raises is logged and told no more; the program goes on as if nobody watched.
+"""
+StageWatch = Callable[[str, str, bytes], None]
+"""`Watch` of a whole step: the stage, and what a `Watch` is told of it."""
+PIECE_BYTES_MAX = 64 << 10
 
 
 class System(msgspec.Struct, frozen=True):
@@ -89,8 +100,8 @@ class Cell(Protocol):
         """Descriptor of the folder that holds the scratch directories of this cell (`profile.SCRATCH`)."""
         ...
 
-    async def run(self, job: Job) -> RunResult:
-        """Run a job to its end; on return every process of it is dead. A cancelled call kills them too.
+    async def run(self, job: Job, watch: Watch | None = None) -> RunResult:
+        """Run a job to its end; on return every process of it is dead. A cancelled call kills them too. `watch` sees what it prints.
 
         Raises SandboxBroken; DeterminismUnavailable for a deterministic job that this sandbox cannot run so. A program that
         cannot be found or started is a result (exit code 127 or 126), not an error.
@@ -170,8 +181,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Executor(Protocol):
-    async def execute(self, request: Request) -> Result:
-        """Do the step. Raises ExecutorError or StoreError when psf itself could not; then the result does not exist.
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
+        """Do the step; `watch` sees what its stages print. Raises ExecutorError or StoreError when psf itself could not; then the result does not exist.
 
         Objects of the new tree are put into the store but not synced: the caller makes them durable with its snapshot.
         """

@@ -6,14 +6,15 @@ import asyncio
 import logging
 import os
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 from executors.completion import completed
 from executors.endings import ending_of, limits_hit, told_code
 from executors.errors import SandboxBroken
-from executors.interfaces import Job, Output, RunResult, Usage
+from executors.interfaces import Job, Output, RunResult, Usage, Watch
 from executors.launcher import Launcher
-from executors.output import Reader, Writer
+from executors.output import STREAMS, Following, Reader, Writer
 
 _log = logging.getLogger(__name__)
 _KILL_PATIENCE_S = 20.0
@@ -31,7 +32,7 @@ class LaunchedCell(ABC):
         """What the launcher is told of a job. Raises SandboxBroken when it cannot be told."""
         ...
 
-    async def run(self, job: Job) -> RunResult:
+    async def run(self, job: Job, watch: Watch | None = None) -> RunResult:
         number = self._launcher.number()
         kill_tasks: set[asyncio.Task[None]] = set()
 
@@ -39,16 +40,19 @@ class LaunchedCell(ABC):
             kill_tasks.add(asyncio.ensure_future(self._launcher.tell("kill", number)))
 
         limits = job.limits
-        order = {**self._order(job), "turn": self._launcher.turn() if job.deterministic else None}
+        following = Following(watch, limits.output_kept_bytes)
+        turn = self._launcher.turn() if job.deterministic else None
+        order = {**self._order(job), "turn": turn, "watched": following.wanted}
         ends: list[Reader | Writer] = []
         try:
             ends.append(Writer(job.stdin))
             readers: list[Reader] = []
-            for _ in ("stdout", "stderr"):
-                readers.append(Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill))
+            for stream in STREAMS:
+                follow = partial(following.feed, stream)
+                readers.append(Reader(limits.output_kept_bytes, limits.output_flood_bytes, kill, follow))
                 ends.append(readers[-1])
             asked = asyncio.ensure_future(
-                self._launcher.ask("run", [end.inner for end in ends], number=number, **order)
+                self._launcher.ask("run", [end.inner for end in ends], number, following.begin, **order)
             )
             try:
                 answer, _ = await asyncio.shield(asked)
@@ -61,7 +65,10 @@ class LaunchedCell(ABC):
             for end in ends:
                 end.handed_over()
             stdout, stderr = [reader.output() for reader in readers]
+            if answer["started"]:
+                following.end(stdout, stderr)
         finally:
+            following.close()
             for end in ends:
                 end.close()
         if not answer["started"]:

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Launcher:
     def __init__(self, process: subprocess.Popen[bytes], link: socket.socket) -> None:
         self._process, self._link = process, link
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[Answer], Callable[[], None]]] = {}
         self._numbers, self._turns = itertools.count(1), itertools.count()
         self._send_turn = asyncio.Lock()
         self._room: asyncio.Future[None] | None = None
@@ -86,15 +87,25 @@ class Launcher:
         """Of a run that keeps to one processor: each gets the next one."""
         return next(self._turns)
 
-    async def ask(self, operation: str, descriptors: list[int], number: int | None = None, **facts: Any) -> Answer:
+    async def ask(
+        self,
+        operation: str,
+        descriptors: list[int],
+        number: int | None = None,
+        on_begin: Callable[[], None] = lambda: None,
+        **facts: Any,
+    ) -> Answer:
         """Send one request and wait for its answer: facts, and descriptors that are the caller's to close.
+
+        Before that the launcher may tell that what was asked for has begun (`on_begin`), of a run that is watched.
 
         Raises SandboxBroken when the launcher refuses, or is gone.
         """
         identity = number if number is not None else self.number()
         await self._send({"op": operation, "id": identity, **facts}, descriptors)
         # Since it was sent nobody else had a turn, so its answer has not been received.
-        future = self._waiting[identity] = self._loop.create_future()
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[identity] = future, on_begin
         try:
             answer, received = await future
         finally:
@@ -158,10 +169,12 @@ class Launcher:
             self._fail()
             return
         answer = json.loads(data)
-        future = self._waiting.get(answer["id"])
-        if future is None or future.done():
+        future, on_begin = self._waiting.get(answer["id"], (None, None))
+        if future is None or on_begin is None or future.done():
             for descriptor in descriptors:
                 os.close(descriptor)
+        elif "began" in answer:
+            on_begin()
         else:
             future.set_result((answer, descriptors))
 
@@ -172,7 +185,7 @@ class Launcher:
             self._loop.remove_writer(self._link.fileno())
             if self._room is not None:
                 _settle(self._room)
-            for future in self._waiting.values():
+            for future, _ in self._waiting.values():
                 if not future.done():
                     future.set_exception(SandboxBroken("the sandbox launcher is gone"))
 

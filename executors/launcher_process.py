@@ -5,7 +5,8 @@ nothing is left when it ends. It ends when its socket closes, that is when the s
 started ends with it (child.py asks the kernel to).
 
 Protocol: JSON datagrams on a SOCK_SEQPACKET socket, descriptors beside them. Requests: `setup` (first), `open` and `close` a cell,
-`run` and `kill` a job. Every request but `kill` gets one answer with its `id`; a job's answer comes when all its processes are dead.
+`run` and `kill` a job. Every request but `kill` gets one answer with its `id`; a job's answer comes when all its processes are dead, and before it, of a job that is
+`watched`, a word that its program has begun.
 
 A job starts behind a gate: a shell inside the sandbox sets the process limit (which counts per namespace only when set inside),
 says who it is (the kernel adds its pid to the message), waits, and becomes the program. So the launcher holds a pidfd of
@@ -313,6 +314,8 @@ class Launcher:
             return
         job.started_s = time.monotonic()
         job.deadline_s, job.look_s = job.started_s + job.wall_time_s, job.started_s + watching.PAUSE_S
+        if job.watched:
+            self._answer({"id": job.identity}, began=True)
 
     def _unwatch_gate(self, job: Job) -> socket.socket:
         assert job.gate is not None

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,8 @@ import msgspec
 from executors import determinism, paths
 from executors.completion import completed
 from executors.errors import FilesTooLarge
-from executors.interfaces import Cell, Job, Request, Result, RunResult, System
+from executors.interfaces import Cell, Job, Request, Result, RunResult, StageWatch, System
+from executors.output import tolerated
 from executors.paths import Place
 from executors.systems import Site, Systems
 from store.capture import Captured
@@ -75,20 +77,21 @@ class LocalExecutor:
         self._no_step.set()
         self._releasing: set[asyncio.Future[None]] = set()
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
+        watch = tolerated(watch)  # for the whole step, so that one that failed is not told of later stages
         self._begin()
         try:
             async with self._systems.site(request.system) as site:
                 if request.deterministic:
                     determinism.refuse(site.sandbox.capabilities)
-                return await self._execute(request, site)
+                return await self._execute(request, site, watch)
         finally:
             self._end()
 
-    async def _execute(self, request: Request, site: Site) -> Result:
+    async def _execute(self, request: Request, site: Site, watch: StageWatch | None) -> Result:
         workspace = await self._in_thread(lambda: self._acquire(request, site), undo=self._discard)
         try:
-            stages, gathered = await self._run(request, site, workspace)
+            stages, gathered = await self._run(request, site, workspace, watch)
         except BaseException:
             # Cancelled or broken: whatever lies in it is not a known tree.
             await self._discard(workspace)
@@ -243,7 +246,7 @@ class LocalExecutor:
     # -- on the loop: the program -------------------------------------------------------------------------------------
 
     async def _run(
-        self, request: Request, site: Site, workspace: Workspace
+        self, request: Request, site: Site, workspace: Workspace, watch: StageWatch | None
     ) -> tuple[tuple[tuple[str, RunResult], ...], _Gathered]:
         results: list[tuple[str, RunResult]] = []
         gathered = _Gathered()
@@ -258,7 +261,7 @@ class LocalExecutor:
                     stage.limits,
                     request.deterministic,
                 )
-                result = await cell.run(job)
+                result = await cell.run(job, watch and partial(watch, stage.name))
                 results.append((stage.name, result))
                 if result.exit_code != 0:
                     break

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
+from typing import ParamSpec
 
-from executors.interfaces import Output
+from executors.interfaces import PIECE_BYTES_MAX, Output, Watch
 
+_log = logging.getLogger(__name__)
+_Told = ParamSpec("_Told")
+STREAMS = ("stdout", "stderr")
 READ_BYTES = 256 << 10
 HEAD_SHARE = 0.75
 """Of the kept bytes, this much is from the beginning, the rest from the end: errors are said last."""
@@ -37,15 +42,94 @@ class Collector:
 
     def output(self) -> Output:
         left_out = self.total_bytes - len(self._head) - len(self._tail)
-        mark = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out else b""
-        return Output(bytes(self._head) + mark + bytes(self._tail), self.total_bytes, bool(left_out))
+        between = mark(left_out) if left_out else b""
+        return Output(bytes(self._head) + between + bytes(self._tail), self.total_bytes, bool(left_out))
+
+
+def mark(left_out: int) -> bytes:
+    """What stands where so many bytes do not."""
+    return f"\n[... {left_out} bytes left out ...]\n".encode()
+
+
+def tolerated(watch: Callable[_Told, None] | None) -> Callable[_Told, None] | None:
+    """A watcher that never raises: when `watch` does, that is logged, and it is told no more."""
+    if watch is None:
+        return None
+    heeded: Callable[_Told, None] | None = watch
+
+    def tell(*told: _Told.args, **more: _Told.kwargs) -> None:
+        nonlocal heeded
+        if heeded is None:
+            return
+        try:
+            heeded(*told, **more)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whatever it was, the run goes on
+            heeded = None
+            _log.exception("what watched a program's output failed and is told no more")
+
+    return tell
+
+
+class Following:
+    """What a watcher is told of one program's streams (`interfaces.Watch`). Fed with all of them, however they are cut.
+
+    Until `begin` all is held back: it may be the words of what should start the program, which are for the log alone.
+    """
+
+    def __init__(self, watch: Watch | None, kept_bytes: int) -> None:
+        self._watch, self._kept_bytes = tolerated(watch), kept_bytes
+        self._room = dict.fromkeys(STREAMS, kept_bytes)
+        self._held: list[tuple[str, bytes]] | None = []
+
+    @property
+    def wanted(self) -> bool:
+        return self._watch is not None
+
+    def feed(self, stream: str, data: bytes) -> None:
+        if self._watch is None or not self._room[stream]:
+            return
+        data = data[: self._room[stream]]
+        self._room[stream] -= len(data)
+        if self._held is not None:
+            self._held.append((stream, data))
+        else:
+            self._tell(stream, data)
+
+    def begin(self) -> None:
+        """The program has begun. Idempotent."""
+        held, self._held = self._held or [], None
+        for stream, data in held:
+            self._tell(stream, data)
+
+    def end(self, stdout: Output, stderr: Output) -> None:
+        """The program has ended, and this is what is kept."""
+        self.begin()
+        for stream, output in zip(STREAMS, (stdout, stderr), strict=True):
+            if output.truncated:
+                self._tell(stream, mark(output.total_bytes - self._kept_bytes))
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is told any more. Idempotent."""
+        self._watch = None
+
+    def _tell(self, stream: str, data: bytes) -> None:
+        for at in range(0, len(data), PIECE_BYTES_MAX):
+            if self._watch is not None:
+                self._watch(stream, data[at : at + PIECE_BYTES_MAX])
 
 
 class Reader:
-    """Reads a pipe on the event loop. `on_flood` is called once, when more than `flood_bytes` have come."""
+    """Reads a pipe on the event loop. `on_flood` is called once, when more than `flood_bytes` have come; `follow` gets all that comes."""
 
-    def __init__(self, kept_bytes: int, flood_bytes: int, on_flood: Callable[[], None]) -> None:
-        self._collector = Collector(kept_bytes)
+    def __init__(
+        self,
+        kept_bytes: int,
+        flood_bytes: int,
+        on_flood: Callable[[], None],
+        follow: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        self._collector, self._follow = Collector(kept_bytes), follow
         self._flood_bytes, self._on_flood = flood_bytes, on_flood
         self._loop = asyncio.get_running_loop()
         self._descriptor, self.inner = os.pipe2(os.O_CLOEXEC)
@@ -91,6 +175,7 @@ class Reader:
         if self._collector.total_bytes > self._flood_bytes and not self.flooded:
             self.flooded = True
             self._on_flood()
+        self._follow(data)
         return True
 
     def _end(self) -> None:

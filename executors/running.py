@@ -41,6 +41,7 @@ class Job:
         self.timed_out = self.doomed = False
         self._disk, self._maxima = disk, (message["disk_bytes"], message["disk_inodes"])
         self.cpu_time_s: int = message["cpu_time_s"]
+        self.watched: bool = message["watched"]
         self.look_s: float | None = None
         """When to look next at what it has taken."""
         self.overrun: watching.Overrun | None = None

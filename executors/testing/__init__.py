@@ -21,12 +21,15 @@ from executors.testing.equality import EqualityContract
 from executors.testing.history import History, MakeExecutor
 from executors.testing.processes import ProcessesContract
 from executors.testing.steps import StepsContract
+from executors.testing.streaming import StreamingContract
 from executors.testing.trial import Trial, TrialFixtures
 
 __all__ = ["ExecutorContract", "History", "MakeExecutor", "SandboxContract", "Trial"]
 
 
-class SandboxContract(EndingsContract, ProcessesContract, ConfinementContract, DeterminismContract, TrialFixtures):
+class SandboxContract(
+    EndingsContract, ProcessesContract, ConfinementContract, DeterminismContract, StreamingContract, TrialFixtures
+):
     """What every `Sandbox` promises. Give a fixture `sandbox`; and `owner`, when programs run under another user id."""
 
 

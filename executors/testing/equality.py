@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from executors.errors import DeterminismUnavailable
-from executors.interfaces import Request, Result, StageRequest, System
+from executors.interfaces import Request, Result, StageRequest, StageWatch, System
 from executors.testing.determinism import ADDRESSES
 from executors.testing.history import PYTHON, History, MakeExecutor, make_request, said, snapshot_of
 from executors.testing.steps import START
@@ -155,9 +155,9 @@ class Restoring:
     def __init__(self, make_executor: MakeExecutor, objects: Objects) -> None:
         self._make, self._objects = make_executor, objects
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         async with self._make(self._objects) as executor:
-            return await executor.execute(request)
+            return await executor.execute(request, watch)
 
     async def prepare(self, system: System) -> None:
         async with self._make(self._objects) as executor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
 from executors.interfaces import StageRequest
-from executors.testing.history import SHELL, History, HistoryFixtures, MakeExecutor, said
+from executors.testing.history import SHELL, History, HistoryFixtures, MakeExecutor, make_request, said
 from executors.testing.trial import LIMITS
 from store.interfaces import Objects
 from store.snapshot import Ending, LeftOut
@@ -169,6 +170,44 @@ class StepsContract(HistoryFixtures):
         result = await history.shell(script, stages=stages, stdin=b"for the run", args=("one", "two"))
         assert [name for name, _ in result.stages] == ["compile", "run"]
         assert said(result) == "made\n0\n0\none two\nfor the run"
+
+    async def test_what_stages_print_is_seen_while_they_run(self, history: History) -> None:
+        says = "echo out of {0}; echo err of {0} >&2; sleep 0.5; echo end of {0}"
+        stages = (
+            StageRequest("compile", ("sh", "-c", says.format("compile")), LIMITS),
+            StageRequest("run", SHELL[1], LIMITS),
+        )
+        told: list[tuple[str, str, bytes]] = []
+        moments_s: list[float] = []
+
+        def watch(stage: str, stream: str, piece: bytes) -> None:
+            told.append((stage, stream, piece))
+            moments_s.append(time.monotonic())
+
+        wanted = make_request(history.tree, 1, SHELL, says.format("run"), stages=stages)
+        result = await history.executor.execute(wanted, watch)
+        for stage, run in result.stages:
+            for stream, output in (("stdout", run.stdout), ("stderr", run.stderr)):
+                assert b"".join(piece for *where, piece in told if where == [stage, stream]) == output.data != b""
+        assert [stage for stage, _, _ in told] == sorted(stage for stage, _, _ in told)
+        # Each stage sleeps between its first word and its last.
+        of_run_s = [moment_s for moment_s, (stage, _, _) in zip(moments_s, told, strict=True) if stage == "run"]
+        assert of_run_s[-1] - of_run_s[0] > 0.4
+        assert of_run_s[0] - moments_s[0] > 0.4
+
+    async def test_a_watcher_that_raises_in_one_stage_is_told_nothing_of_the_next(
+        self, history: History, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stages = (StageRequest("compile", ("echo", "1"), LIMITS), StageRequest("run", SHELL[1], LIMITS))
+        told: list[str] = []
+
+        def watch(stage: str, stream: str, piece: bytes) -> None:
+            told.append(stage)
+            raise ValueError("no more")
+
+        result = await history.executor.execute(make_request(history.tree, 1, SHELL, "echo 2", stages=stages), watch)
+        assert [run.stdout.data for _, run in result.stages] == [b"1\n", b"2\n"]
+        assert (told, sum("watched" in message for message in caplog.messages)) == (["compile"], 1)
 
     async def test_what_does_not_compile_does_not_run(self, history: History) -> None:
         stages = (

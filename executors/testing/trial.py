@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from executors import guarantees
-from executors.interfaces import Job, RunResult, Sandbox
+from executors.interfaces import Job, RunResult, Sandbox, Watch
 from store.files import Owner
 from store.snapshot import Ending, Limits
 from store.workspace import BindMount
@@ -42,10 +42,11 @@ class Trial:
         env: tuple[tuple[str, str], ...] = (),
         limits: Limits = LIMITS,
         deterministic: bool = False,
+        watch: Watch | None = None,
     ) -> RunResult:
         """Run one program in a new cell, to the death of its last process."""
         async with self.sandbox.open(self.mount, limits) as cell:
-            return await cell.run(Job(argv, env, stdin, limits, deterministic))
+            return await cell.run(Job(argv, env, stdin, limits, deterministic), watch)
 
     async def python(self, source: str, *, stdin: bytes = b"", limits: Limits = LIMITS) -> RunResult:
         return await self.run(*python(source), stdin=stdin, limits=limits)

@@ -9,7 +9,7 @@ import pytest
 from executors.bounded import BoundedExecutor
 from executors.errors import Overloaded
 from executors.fake import FakeExecutor, Script
-from executors.interfaces import Request, Result, System
+from executors.interfaces import Request, Result, StageWatch, System
 from executors.testing.history import SHELL, make_request
 from store.memory import MemoryObjects
 from store.tree import EMPTY_TREE
@@ -29,12 +29,12 @@ class Gated:
     def closed(self) -> bool:
         return self._fake.closed
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         self.inside += 1
         self.most = max(self.most, self.inside)
         try:
             await self.gate.wait()
-            return await self._fake.execute(request)
+            return await self._fake.execute(request, watch)
         finally:
             self.inside -= 1
 
@@ -46,7 +46,7 @@ class Gated:
 
 
 class Broken(Gated):
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         raise OSError("broken")
 
 
@@ -65,6 +65,13 @@ async def test_no_more_steps_run_at_once_than_there_are_slots() -> None:
     inner.gate.set()
     await asyncio.gather(*steps)
     assert inner.most == 3
+
+
+async def test_who_watches_is_told_through_it() -> None:
+    told: list[tuple[str, str, bytes]] = []
+    inner = FakeExecutor(MemoryObjects(), lambda _: Script(stdout=b"seen"))
+    await BoundedExecutor(inner, 1, PATIENT_S).execute(REQUEST, lambda *piece: told.append(piece))
+    assert told == [("run", "stdout", b"seen")]
 
 
 async def test_who_waits_too_long_for_a_slot_is_turned_away_and_takes_none() -> None:

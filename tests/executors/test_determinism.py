@@ -13,7 +13,7 @@ import pytest
 
 from executors import child, determinism, kernel
 from executors.errors import DeterminismUnavailable
-from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage
+from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Usage, Watch
 from executors.local import LocalExecutor
 from executors.systems import OneSystem, Site
 from executors.testing.history import SHELL, make_request
@@ -41,7 +41,7 @@ class Remembering:
         self.opened += 1
         yield self
 
-    async def run(self, job: Job) -> RunResult:
+    async def run(self, job: Job, watch: Watch | None = None) -> RunResult:
         self.jobs.append(job)
         return RunResult(Ending.EXITED, 0, None, Output(), Output(), (), Usage(0.1))
 

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from executors.docker_exec_streams import Frames, Streams
+from executors.interfaces import Watch
+from executors.output import Following
+from executors.testing.streaming import Witness
 
 KEPT, FLOOD = 1000, 10_000
 
@@ -48,8 +51,8 @@ async def daemon() -> AsyncIterator[socket.socket]:
 PEERS: dict[socket.socket, socket.socket] = {}
 
 
-def streams(daemon: socket.socket, stdin: bytes = b"") -> Streams:
-    return Streams(PEERS[daemon], stdin, KEPT, FLOOD)
+def streams(daemon: socket.socket, stdin: bytes = b"", watch: Watch | None = None) -> Streams:
+    return Streams(PEERS[daemon], stdin, KEPT, FLOOD, Following(watch, KEPT))
 
 
 async def said(found: Streams, daemon: socket.socket, sent: bytes) -> tuple[bytes, bytes]:
@@ -77,6 +80,22 @@ async def test_words_in_place_of_the_mark_are_a_complaint_and_no_beginning(daemo
     assert await said(found, daemon, frame(1, b"OCI runtime exec failed") + frame(1, b"\n more")) == (b"", b"")
     assert not found.began.is_set()
     assert found.complaint == b"OCI runtime exec failed\n more"
+
+
+async def test_a_watcher_sees_what_is_the_programs_once_it_begins(daemon: socket.socket) -> None:
+    witness = Witness()
+    found = streams(daemon, watch=witness)
+    daemon.sendall(frame(2, b"early"))
+    await asyncio.sleep(0.05)
+    assert witness.pieces == []
+    await said(found, daemon, frame(1, b"\n") + frame(1, b"out") + frame(2, b"error"))
+    assert witness.pieces == [("stderr", b"early"), ("stdout", b"out"), ("stderr", b"error")]
+
+
+async def test_a_watcher_sees_no_complaint(daemon: socket.socket) -> None:
+    witness = Witness()
+    await said(streams(daemon, watch=witness), daemon, frame(2, b"runc: /var/lib") + frame(1, b"OCI runtime failed"))
+    assert witness.pieces == []
 
 
 async def test_input_goes_out_whole_and_ends_while_outputs_go_on(daemon: socket.socket) -> None:

@@ -38,6 +38,14 @@ async def test_it_plays_each_request_and_remembers_it() -> None:
     assert fake.requests == requests
 
 
+async def test_it_shows_what_it_prints_to_who_watches() -> None:
+    told: list[tuple[str, str, bytes]] = []
+    fake = FakeExecutor(MemoryObjects(), lambda _: Script(stdout=b"x" * 100_000, stderr=b"!"))
+    await fake.execute(make_request(EMPTY_TREE, 1, SHELL, ""), lambda *piece: told.append(piece))
+    assert b"".join(data for *_, data in told) == b"x" * 100_000 + b"!"
+    assert [piece[:2] for piece in told] == [("run", "stdout"), ("run", "stdout"), ("run", "stderr")]
+
+
 async def test_only_a_program_that_exited_has_an_exit_code() -> None:
     fake = FakeExecutor(MemoryObjects(), lambda _: Script(ending=Ending.TIMED_OUT))
     name, run = (await fake.execute(make_request(EMPTY_TREE, 1, SHELL, ""))).stages[0]

@@ -21,6 +21,7 @@ from executors.interfaces import Job, RunResult
 from executors.launcher import REQUEST_BYTES_MAX, Launcher
 from executors.testing.history import History, said
 from executors.testing.processes import BEAT, assert_still
+from executors.testing.streaming import Witness
 from executors.testing.trial import LIMITS, Trial, python
 from executors.watching import PAUSE_S
 from store.memory import MemoryObjects
@@ -266,6 +267,19 @@ async def test_a_workspace_that_is_removed_under_a_run_harms_nobody_else(trial: 
     with pytest.raises(asyncio.CancelledError):
         await running
     assert launcher_pid(trial) == pid
+
+
+async def test_what_a_confiner_says_of_its_failure_is_for_the_log_and_no_watcher(
+    trial: Trial, caplog: pytest.LogCaptureFixture
+) -> None:
+    witness = Witness()
+    async with trial.sandbox.open(trial.mount, LIMITS) as cell:
+        orders = ["--ro-bind", "/no/such/folder", "/usr"]
+        cell._confiner = msgspec.structs.replace(cell._confiner, compile=lambda *_: orders)  # type: ignore[attr-defined]
+        with pytest.raises(SandboxBroken):
+            await cell.run(Job(("true",), (), b"", LIMITS), witness)
+    assert "/no/such/folder" in caplog.text
+    assert witness.pieces == []
 
 
 async def test_a_launcher_that_cannot_be_set_up_is_no_sandbox() -> None:

@@ -8,7 +8,9 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executors.output import HEAD_SHARE, Collector, Reader, Writer
+from executors.interfaces import PIECE_BYTES_MAX
+from executors.output import HEAD_SHARE, Collector, Following, Reader, Writer
+from executors.testing.streaming import Witness
 
 CHUNKS = st.lists(st.binary(max_size=40), max_size=20)
 
@@ -49,6 +51,54 @@ def test_a_collector_holds_no_more_than_it_keeps() -> None:
         collector.feed(b"x" * 1000)
     assert len(collector._head) + len(collector._tail) == 1000
     assert collector.output().total_bytes == 1_000_000
+
+
+@given(chunks=CHUNKS, kept_bytes=st.integers(0, 200))
+def test_a_watcher_is_told_the_beginning_and_what_is_left_out(chunks: list[bytes], kept_bytes: int) -> None:
+    """However the streams were cut into chunks, and each for itself."""
+    witness, collectors = Witness(), {name: Collector(kept_bytes) for name in ("stdout", "stderr")}
+    following = Following(witness, kept_bytes)
+    following.begin()
+    for number, chunk in enumerate(chunks):
+        for name in collectors if number % 2 else ["stdout"]:
+            collectors[name].feed(chunk)
+            following.feed(name, chunk)
+    outputs = [collector.output() for collector in collectors.values()]
+    following.end(*outputs)
+    for name, output, whole in zip(collectors, outputs, (b"".join(chunks), b"".join(chunks[1::2])), strict=True):
+        left_out = max(0, len(whole) - kept_bytes)
+        assert witness.saw(name) == (whole[:kept_bytes] + mark(left_out) if left_out else output.data)
+
+
+def test_a_long_chunk_is_told_in_pieces() -> None:
+    witness = Witness()
+    following = Following(witness, 1 << 20)
+    following.begin()
+    following.feed("stdout", bytes(2 * PIECE_BYTES_MAX + 1))
+    assert [len(piece) for _, piece in witness.pieces] == [PIECE_BYTES_MAX, PIECE_BYTES_MAX, 1]
+
+
+def test_what_comes_before_the_beginning_is_told_then_and_in_order() -> None:
+    witness = Witness()
+    following = Following(witness, 100)
+    following.feed("stdout", b"1")
+    following.feed("stderr", b"2")
+    following.feed("stdout", b"3")
+    assert witness.pieces == []
+    following.begin()
+    following.feed("stdout", b"4")
+    following.begin()
+    assert witness.pieces == [("stdout", b"1"), ("stderr", b"2"), ("stdout", b"3"), ("stdout", b"4")]
+
+
+def test_what_never_began_and_what_was_closed_tells_nothing() -> None:
+    witness = Witness()
+    following = Following(witness, 100)
+    following.feed("stderr", b"bwrap: /home/somebody: no such folder")
+    following.close()
+    following.begin()
+    following.feed("stderr", b"more")
+    assert witness.pieces == []
 
 
 async def test_a_reader_reads_to_the_end() -> None:

@@ -19,7 +19,7 @@ import pytest
 from executors import doctor as trials
 from executors import guarantees
 from executors.errors import SandboxUnavailable
-from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Sandbox, Usage
+from executors.interfaces import Capabilities, Cell, Job, Output, RunResult, Sandbox, Usage, Watch
 from executors.profile import Profile
 from executors.sandboxes import Offer, Options
 from psf import doctor, doctor_report
@@ -49,7 +49,7 @@ class Boaster:
     async def open(self, mount: OverlayMount | BindMount, limits: Limits) -> AsyncIterator[Cell]:
         yield self
 
-    async def run(self, job: Job) -> RunResult:
+    async def run(self, job: Job, watch: Watch | None = None) -> RunResult:
         return self._result
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from executors.errors import SandboxBroken
 from executors.fake import FakeExecutor, Script
-from executors.interfaces import Executor, Request, Result
+from executors.interfaces import Executor, Request, Result, StageWatch
 from psf import runtimes
 from psf.history import ancestors
 from psf.record import Order
@@ -213,7 +213,7 @@ async def test_a_replay_that_breaks_is_an_error_and_ends_the_others(recorded: Re
     class Breaks:
         ended, begun = 0, asyncio.Semaphore(0)
 
-        async def execute(self, request: Request) -> Result:
+        async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
             if request.number == 2:
                 for _ in range(3):
                     await Breaks.begun.acquire()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from executors.errors import SandboxBroken
-from executors.interfaces import Executor, Keep, Request, Result
+from executors.interfaces import Executor, Keep, Request, Result, StageWatch
 from psf.errors import RuntimeUnknown, SessionExpired
 from psf.limits import LimitRules
 from psf.record import Order
@@ -37,10 +37,10 @@ class Breaking:
     def __init__(self, inner: Executor) -> None:
         self._inner = inner
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         if request.program == BREAKS.encode():
             raise SandboxBroken("as was asked")
-        return await self._inner.execute(request)
+        return await self._inner.execute(request, watch)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from executors.errors import Overloaded, SandboxBroken
-from executors.interfaces import Executor, Request, Result
+from executors.interfaces import Executor, Request, Result, StageWatch
 from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from psf.record import Order
 from psf.turns import WAITING_STEPS_MAX
@@ -25,12 +25,12 @@ class Gate:
     def __init__(self, inner: Executor) -> None:
         self._inner, self.open, self.begun, self.fails = inner, asyncio.Event(), 0, False
 
-    async def execute(self, request: Request) -> Result:
+    async def execute(self, request: Request, watch: StageWatch | None = None) -> Result:
         self.begun += 1
         if self.fails:
             raise SandboxBroken("it broke")
         await self.open.wait()
-        return await self._inner.execute(request)
+        return await self._inner.execute(request, watch)
 
     async def close(self) -> None:
         await self._inner.close()
