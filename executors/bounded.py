@@ -26,8 +26,8 @@ class BoundedExecutor:
         finally:
             self._slots.release()
 
-    async def prepare(self, system: System) -> None:
-        await self._inner.prepare(system)
+    async def prepare(self, system: System) -> bytes:
+        return await self._inner.prepare(system)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -58,8 +58,9 @@ class FakeExecutor:
         )
         return Result(tree, ((stage, run),), fetched, (), warm=False, system=self._system)
 
-    async def prepare(self, system: System) -> None:
+    async def prepare(self, system: System) -> bytes:
         self.prepared.append(system)
+        return self._system
 
     async def close(self) -> None:
         self.closed = True

@@ -188,8 +188,8 @@ class Executor(Protocol):
         """
         ...
 
-    async def prepare(self, system: System) -> None:
-        """See that a system can be had, before a session relies on it. Raises ExecutorError, saying what is missing."""
+    async def prepare(self, system: System) -> bytes:
+        """See that a system can be had, and tell its digest (`Result.system`). Raises ExecutorError, saying what is missing."""
         ...
 
     async def close(self) -> None: ...

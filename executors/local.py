@@ -127,9 +127,9 @@ class LocalExecutor:
         if not self._steps:
             self._no_step.set()
 
-    async def prepare(self, system: System) -> None:
-        async with self._systems.site(system):
-            pass
+    async def prepare(self, system: System) -> bytes:
+        async with self._systems.site(system) as site:
+            return site.identity
 
     async def close(self) -> None:
         await self._systems.close()

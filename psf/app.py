@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from executors import docker_container, guarantees, sandboxes
+from executors import docker_container, sandboxes
 from executors import profile as profiles
 from executors.bounded import BoundedExecutor
 from executors.errors import SandboxUnavailable
@@ -30,10 +30,10 @@ from psf.config import Settings, is_loopback
 from psf.descriptors import raise_descriptor_limit
 from psf.errors import CannotListen, ConfigurationError
 from psf.limits import LimitRules, cut_settings, rules_of
-from psf.sessions import SessionService
+from psf.memo import Memo
+from psf.services import Services, compose
 from psf.sweeper import Sweeper
 from psf.systems import DOCKER, SystemRules
-from psf.turns import Turns
 from store.files import Files
 from store.local import LocalStore
 from store.workspace import IdleLimits, WorkspaceSettings
@@ -93,16 +93,18 @@ async def build(settings: Settings) -> AsyncIterator[web.Application]:
             for cut in cut_settings(settings):
                 _log.warning(cut)
             rules = rules_of(settings, capabilities)
-            service = _service(settings, store, executor, rules, profile, system_rules)
+            memo = Memo(store.root, store.objects, store.heads, settings.memo_audit_rate)
+            services = _services(settings, store, executor, rules, profile, system_rules, memo)
             policy = _policy(settings, rules, system_rules)
             sweeper = asyncio.create_task(_sweeper(settings, store).run())
             try:
                 with audit.kept_in(Path(settings.audit_log) if settings.audit_log is not None else None):
-                    yield server.build(service, capabilities, policy, settings.body_bytes_max, known)
+                    yield server.build(services, capabilities, policy, settings.body_bytes_max, known)
             finally:
                 sweeper.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await sweeper
+                memo.close()
         finally:
             await executor.close()
     finally:
@@ -196,30 +198,23 @@ def _ceilings(settings: Settings) -> dict[str, str]:
     }
 
 
-def _service(
+def _services(
     settings: Settings,
     store: LocalStore,
     executor: BoundedExecutor,
     rules: LimitRules,
     profile: Profile,
     systems: SystemRules,
-) -> SessionService:
+    memo: Memo,
+) -> Services:
     capabilities = rules.capabilities
     rows = runtimes.load(Path(settings.runtimes) if settings.runtimes else None)
     table = runtimes.Runtimes(rows, profile.interpreter, profile.pip_path)
     facts: dict[str, object] = {"sandbox": capabilities.sandbox, "enforced": capabilities.enforced}
-    return SessionService(
-        store.objects,
-        store.heads,
-        store.leases,
-        Turns(store.leases),
-        executor,
-        table,
-        systems=systems,
-        run_facts=facts,
-        clock=time.time,
-        rules=rules,
-    )
+    return compose(
+        store.objects, store.heads, store.leases, executor, table,
+        folder=store.root, systems=systems, rules=rules, run_facts=facts, clock=time.time, memo=memo,
+    )  # fmt: skip
 
 
 def _policy(settings: Settings, rules: LimitRules, systems: SystemRules) -> Policy:
@@ -240,7 +235,7 @@ def _report(capabilities: Capabilities, passed_over: dict[str, str], *, allow_eg
         _log.info("not used here: %s: %s", name, reason)
     _log.info("sandbox %s, workspaces by %s", capabilities.sandbox, capabilities.workspace)
     for lack in capabilities.missing:
-        if lack.partition(":")[0] in guarantees.FACILITIES and not allow_egress:
+        if lack.partition(":")[0] == "egress" and not allow_egress:
             continue  # nobody can ask for it
         _log.warning("not guaranteed here: %s", lack)
 

@@ -8,50 +8,67 @@ from executors.completion import completed
 from psf.errors import MergeConflicts, NoCommonStep, PathMissing
 from psf.history import find_snapshot
 from psf.lineage import merge_base
-from psf.sessions import SessionService
+from psf.repeats import made_before
+from psf.sessions import SessionService, refuse_other_head
+from psf.steps import RepeatableHeads
 from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.capture import Path
 from store.edit import FileEdit, put_entries, write_edits
-from store.ids import BlobId, Kind, SnapshotId, TreeId
-from store.interfaces import Heads, Move, Objects, Session
+from store.ids import BlobId, Kind, SnapshotId
+from store.interfaces import UNKEYED, Keyed, Move, Objects, Session
 from store.known import KnownTrees
 from store.merging import OnConflict, merge
-from store.snapshot import Merge, Snapshot, Step, Write, Written
+from store.snapshot import Merge, Snapshot, Write, Written
 
 
 class Changes:
     """Write and merge, each a step and a snapshot like any other. `clock` gives seconds since 1970."""
 
     def __init__(
-        self, objects: Objects, heads: Heads, turns: Turns, sessions: SessionService, clock: Callable[[], float]
+        self,
+        objects: Objects,
+        heads: RepeatableHeads,
+        turns: Turns,
+        sessions: SessionService,
+        clock: Callable[[], float],
     ) -> None:
         self._objects, self._heads, self._turns = objects, heads, turns
         self._sessions, self._clock = sessions, clock
         self._known = KnownTrees(objects)
 
     async def write(
-        self, session_id: str, tenant: str, files: Mapping[Path, FileEdit], deleted: Collection[Path] = ()
+        self,
+        session_id: str,
+        tenant: str,
+        files: Mapping[Path, FileEdit],
+        deleted: Collection[Path] = (),
+        *,
+        keyed: Keyed = UNKEYED,
+        expected: SnapshotId | None = None,
     ) -> SnapshotId:
         """Delete `deleted`, with all below them, and then put `files`; returns the new head.
 
-        Raises PathMissing for what is to be deleted and is not there, SessionMissing, SessionExpired; then the head has not moved.
+        Raises PathMissing for what is to be deleted and is not there, HeadMoved, KeyReused, SessionMissing, SessionExpired; then the head has
+        not moved.
         """
-        await self._sessions.get(session_id, tenant)
-        async with self._turns.take(session_id) as epoch:
-            session = await self._sessions.get(session_id, tenant, retained=True)
 
-            def act() -> SnapshotId:
-                parent = self._snapshot(session.head)
-                for path in sorted(deleted):
-                    if self._known.find(parent.tree, path) is None:
-                        raise PathMissing(b"/".join(path))
-                step = Write(tuple(self._written(path, files[path]) for path in sorted(files)), _joined(deleted))
-                number = parent.depth + 1
-                tree = put_entries(self._objects, parent.tree, write_edits(step, number), number)
-                return self._advance(session, (session.head,), number, tree, step, "write", epoch)
+        def act(session: Session, epoch: int) -> SnapshotId:
+            after = self.written(session.head, files, deleted)
+            return self._advance(session, after, "write", keyed, epoch)
 
-            return await completed(to_thread(act))
+        return await self._in_turn(session_id, tenant, act, keyed, expected)
+
+    def written(self, start: SnapshotId, files: Mapping[Path, FileEdit], deleted: Collection[Path] = ()) -> Snapshot:
+        """The snapshot after `start` that writing leads to; only what it holds is put into the store. In a thread."""
+        parent = self._snapshot(start)
+        for path in sorted(deleted):
+            if self._known.find(parent.tree, path) is None:
+                raise PathMissing(b"/".join(path))
+        step = Write(tuple(self._put(path, files[path]) for path in sorted(files)), _joined(deleted))
+        number = parent.depth + 1
+        tree = put_entries(self._objects, parent.tree, write_edits(step, number), number)
+        return Snapshot(snapshots.VERSION, number, (start,), tree, step, None)
 
     async def merge(
         self,
@@ -61,24 +78,48 @@ class Changes:
         *,
         at: str | int | None = None,
         on_conflict: OnConflict = "report",
+        keyed: Keyed = UNKEYED,
+        expected: SnapshotId | None = None,
     ) -> SnapshotId:
         """Bring in what another session changed since both were one, up to its head or to `at`; returns the new head.
 
         What is in our history already changes nothing. Raises MergeConflicts, with all of them, when sides must be chosen and none is
         preferred; NoCommonStep; NotInHistory for `at`; SessionMissing, SessionExpired. Then the head has not moved.
         """
+
+        def act(session: Session, epoch: int) -> SnapshotId:
+            other = self._heads.get(other_id, tenant)
+            theirs = other.head if at is None else find_snapshot(self._objects, self._heads, other, at)
+            return self._merge(session, theirs, on_conflict, keyed, epoch)
+
+        return await self._in_turn(session_id, tenant, act, keyed, expected)
+
+    async def _in_turn(
+        self,
+        session_id: str,
+        tenant: str,
+        act: Callable[[Session, int], SnapshotId],
+        keyed: Keyed,
+        expected: SnapshotId | None,
+    ) -> SnapshotId:
+        """Do something to a session in its turn, unless the same request has done it."""
+        if made := await to_thread(lambda: made_before(self._heads, keyed, tenant)):
+            return made[0].move.to_snapshot
         await self._sessions.get(session_id, tenant)
         async with self._turns.take(session_id) as epoch:
-            session = await self._sessions.get(session_id, tenant, retained=True)
-            other = await self._sessions.get(other_id, tenant, retained=True)
 
-            def act() -> SnapshotId:
-                theirs = other.head if at is None else find_snapshot(self._objects, self._heads, other, at)
-                return self._merge(session, theirs, on_conflict, epoch)
+            def once() -> SnapshotId:
+                if made := made_before(self._heads, keyed, tenant):
+                    return made[0].move.to_snapshot
+                session = self._heads.get(session_id, tenant)
+                refuse_other_head(session, expected)
+                return act(session, epoch)
 
-            return await completed(to_thread(act))
+            return await completed(to_thread(once))
 
-    def _merge(self, session: Session, theirs: SnapshotId, on_conflict: OnConflict, epoch: int) -> SnapshotId:
+    def _merge(
+        self, session: Session, theirs: SnapshotId, on_conflict: OnConflict, keyed: Keyed, epoch: int
+    ) -> SnapshotId:
         base = merge_base(self._objects, session.head, theirs)
         if base is None:
             raise NoCommonStep(session.session_id)
@@ -90,25 +131,16 @@ class Changes:
         if merged.conflicts and on_conflict == "report":
             raise MergeConflicts(session.head.hex(), theirs.hex(), merged.conflicts)
         step = Merge(base, on_conflict)
-        return self._advance(session, (session.head, theirs), number, merged.tree, step, "merge", epoch)
+        after = Snapshot(snapshots.VERSION, number, (session.head, theirs), merged.tree, step, None)
+        return self._advance(session, after, "merge", keyed, epoch)
 
-    def _advance(
-        self,
-        session: Session,
-        parents: tuple[SnapshotId, ...],
-        number: int,
-        tree: TreeId,
-        step: Step,
-        kind: str,
-        epoch: int,
-    ) -> SnapshotId:
-        after = Snapshot(snapshots.VERSION, number, parents, tree, step, None)
+    def _advance(self, session: Session, after: Snapshot, kind: str, keyed: Keyed, epoch: int) -> SnapshotId:
         identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
-        move = Move(0, kind, session.head, identity, self._clock(), b"")
+        move = Move(0, kind, session.head, identity, self._clock(), b"", keyed.key, keyed.asked)
         self._heads.advance(session.session_id, session.head, move, epoch=epoch)
         return identity
 
-    def _written(self, path: Path, file: FileEdit) -> Written:
+    def _put(self, path: Path, file: FileEdit) -> Written:
         blob = BlobId(self._objects.put(Kind.BLOB, file.data))
         return Written(b"/".join(path), blob, len(file.data), file.executable)
 

@@ -99,6 +99,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_inodes_max: Annotated[int, Doc("most files in the work directory a run may ask for")] = 1_000_000
     cpus: Annotated[float | None, Doc("how many processors' time a run gets")] = None
     cpus_max: Annotated[float | None, Doc("most processors a run may ask for")] = None
+    memo_audit_rate: Annotated[
+        float, Doc("share of steps that the memo knows and that run all the same, to be compared")
+    ] = 0.01
     docker_images: Annotated[
         tuple[str, ...], Doc("images that sessions may ask for beside the server's own (docker)")
     ] = ()

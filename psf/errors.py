@@ -93,6 +93,37 @@ class SandboxDiffers(PsfError):
         self.made_with, self.here = made_with, here
 
 
+class KeyReused(PsfError):
+    """An Idempotency-Key that another request had, which asked for something else."""
+
+    code = "key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this Idempotency-Key was used for a request that asked for something else; a new request needs a new key"
+        )
+
+
+class StepCancelled(PsfError):
+    """Somebody asked for the step to be stopped. The head has not moved."""
+
+    code = "step_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the step was cancelled by request; the head has not moved")
+
+
+class SnapshotUnknown(PsfError):
+    """No snapshot that the caller may see has this id, or no tag this name."""
+
+    code = "snapshot_unknown"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"{reference[:80]!r} is no snapshot or tag of yours; give the whole id of one, or the name of a tag"
+        )
+
+
 class PathMissing(PsfError):
     """Nothing stands at a path that was to be read or deleted."""
 

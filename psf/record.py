@@ -10,7 +10,7 @@ from psf.runtimes import Runtime, Runtimes
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import BlobId, Kind
 from store.interfaces import Objects
-from store.snapshot import Outcome, Run, Snapshot, Stage, Stream
+from store.snapshot import Ending, Outcome, Run, Snapshot, Stage, Stream
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -27,6 +27,10 @@ class Order(msgspec.Struct, frozen=True):
     compile_limits: AskedLimits = NOTHING_ASKED
     run_limits: AskedLimits = NOTHING_ASKED
     deterministic: bool = False
+    secrets: tuple[tuple[str, str], ...] = ()
+    """Variables that the program gets like those of `env`, and whose values are kept nowhere."""
+    note: str = ""
+    """What the caller wants to find in the log; nobody reads it on the way."""
 
 
 def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Order, limits: StageLimits) -> Run:
@@ -42,8 +46,21 @@ def put_step(objects: Objects, runtime: Runtime, environment: bytes, order: Orde
         fetch=order.fetch,
         keep="all" if order.keep == "all" else "fetched",
         limits=limits,
+        secrets=tuple(sorted(name for name, _ in order.secrets)),
         deterministic=order.deterministic,
     )
+
+
+def may_be_remembered(order: Order, limits: StageLimits) -> bool:
+    """Whether the result of an order depends on nothing but what its step says, as far as that can be had."""
+    return order.deterministic and not order.secrets and all(given.network != "egress" for _, given in limits)
+
+
+def is_repeatable(step: Run, outcome: Outcome) -> bool:
+    """Whether a step that was carried out may be taken for an equal one: it ended by itself, within all of its limits."""
+    ended = all(stage.ending is Ending.EXITED and not stage.hit for stage in outcome.stages)
+    closed = all(given.network != "egress" for _, given in step.limits)
+    return step.deterministic and not step.secrets and closed and ended and not outcome.left_out
 
 
 def order_of(objects: Objects, run: Run) -> Order:
@@ -81,7 +98,7 @@ def to_request(
         stages=tuple(StageRequest(stage, runtimes.command(commands[stage] or ()), given) for stage, given in limits),
         stdin=order.stdin,
         args=order.args,
-        env=(*runtimes.environment(runtime), *order.env),
+        env=(*runtimes.environment(runtime), *order.env, *order.secrets),
         files=order.files,
         fetch=order.fetch,
         keep=order.keep,
@@ -99,6 +116,16 @@ def run_record(result: Result, started_at_s: float, facts: dict[str, object]) ->
     """JSON of what is never hashed: times, CPU, memory, and `facts` of this server."""
     stages = {name: msgspec.to_builtins(run.usage) for name, run in result.stages}
     return msgspec.json.encode({"started_at_s": started_at_s, "stages": stages, "warm": result.warm, **facts})
+
+
+def memo_record(at_s: float, facts: dict[str, object]) -> bytes:
+    """As `run_record`, of a step that did not run."""
+    return msgspec.json.encode({"started_at_s": at_s, "stages": {}, "warm": False, **facts})
+
+
+def noted(order: Order) -> dict[str, object]:
+    """What the caller wants to find in the log, as a fact of the run record."""
+    return {"note": order.note} if order.note else {}
 
 
 def _stage(objects: Objects, name: str, run: RunResult) -> Stage:

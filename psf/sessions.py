@@ -1,64 +1,70 @@
-"""The heart: sessions, and what moves their heads.
+"""Sessions: making, finding, forking and ending them, and moves of their heads that make no snapshot.
 
-Order of every move: objects durable, snapshot durable, head advanced, answer. A step holds its session's turn from reading the head
-to advancing it. A cancelled step changes nothing; once its commit has begun it is finished, answered or not.
+A move holds its session's turn from reading the head to advancing it. Under a key (`Keyed`) it is made once, and a repeat is told what
+came of it. `expected`: where the caller takes the head to stand; elsewhere it is refused.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from executors.completion import completed
-from executors.interfaces import OWN_SYSTEM, Executor, Result, System
-from psf import record, systems
+from executors.interfaces import OWN_SYSTEM, Executor, System
+from psf import systems
 from psf.errors import InvalidField, SessionExpired
 from psf.history import find_snapshot
-from psf.limits import LimitRules, StageLimits, of_stages
-from psf.record import Order
-from psf.runtimes import Runtime, Runtimes
+from psf.repeats import made_before
+from psf.runtimes import Runtimes
 from psf.systems import SystemRules, system_of
 from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
+from store.errors import HeadMoved
 from store.ids import Kind, SnapshotId
-from store.interfaces import Heads, Leases, Move, Objects, Session
-from store.snapshot import EMPTY_SNAPSHOT, EMPTY_SNAPSHOT_ID, Snapshot
+from store.interfaces import (
+    UNKEYED,
+    HeadLister,
+    Heads,
+    Keyed,
+    Leases,
+    Move,
+    Objects,
+    Repeats,
+    Session,
+    SessionSettings,
+)
+from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 
 FORKS_MAX = 10_000
+DELETED = "deleted"
 
 
-class Executed(msgspec.Struct, frozen=True):
-    """What became of an order. `snapshot` is the session's new head; None for a run without a session."""
-
-    result: Result
-    snapshot: SnapshotId | None
+class SessionHeads(Heads, HeadLister, Repeats, Protocol):
+    """Heads with all that is asked of them here."""
 
 
 class SessionService:
-    """Create, execute, rollback, fork, log. `clock` gives seconds since 1970; `run_facts` what every run record repeats."""
+    """All that is done to sessions but steps (psf.steps, psf.changes). `clock` gives seconds since 1970."""
 
     def __init__(
         self,
         objects: Objects,
-        heads: Heads,
+        heads: SessionHeads,
         leases: Leases,
         turns: Turns,
         executor: Executor,
         runtimes: Runtimes,
         *,
         systems: SystemRules,
-        run_facts: dict[str, object],
         clock: Callable[[], float],
-        rules: LimitRules,
     ) -> None:
-        self._objects, self._heads, self._leases = objects, heads, leases
+        self._objects, self._heads, self._leases, self._turns = objects, heads, leases, turns
         self._executor, self._runtimes = executor, runtimes
-        self._systems, self._run_facts, self._clock = systems, run_facts, clock
-        self._rules = rules
-        self._turns = turns
+        self._systems, self._clock = systems, clock
 
     async def create(
         self,
@@ -68,32 +74,43 @@ class SessionService:
         name: str | None = None,
         limits: AskedLimits = NOTHING_ASKED,
         system: System = OWN_SYSTEM,
+        *,
+        begin: Callable[[], SnapshotId] = lambda: EMPTY_SNAPSHOT_ID,
+        keyed: Keyed = UNKEYED,
     ) -> Session:
-        """A new session with an empty work directory, whose steps get `limits` unless they ask for others, and the system it asks for.
+        """A new session, whose steps get `limits` unless they ask for others, and the system it asks for.
 
-        Raises RuntimeUnknown, InvalidField, and ExecutorError when its system cannot be had.
+        `begin` gives, in a thread and under a lease, the snapshot that it begins with; default: an empty work directory.
+        Raises RuntimeUnknown, InvalidField, KeyReused, and ExecutorError when its system cannot be had.
         """
         self._runtimes.get(runtime)
         systems.check(system, self._systems)
         if system != OWN_SYSTEM:
             await self._executor.prepare(system)
-        now_s = self._clock()
-        session = Session(
-            _new_id(), tenant, name, EMPTY_SNAPSHOT_ID, runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
-            system.image, system.work_dir,
-        )  # fmt: skip
-        await to_thread(lambda: self._heads.create([session], "create"))
-        return session
+        async with self._turns.take(f"create {keyed.key.hex() or _new_id()}") as epoch:
+
+            def act() -> Session:
+                if made := made_before(self._heads, keyed, tenant):
+                    return _as_begun(made[0].session, made[0].move)
+                now_s = self._clock()
+                session = Session(
+                    _new_id(), tenant, name, begin(), runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
+                    system.image, system.work_dir,
+                )  # fmt: skip
+                self._heads.create([session], "create", keyed=keyed, epoch=epoch)
+                return session
+
+            return await completed(to_thread(act))
 
     async def get(self, session_id: str, tenant: str, *, retained: bool = False) -> Session:
         """A session that has not expired, or with `retained` also one that has. Raises SessionMissing, SessionExpired."""
         session = await to_thread(lambda: self._heads.get(session_id, tenant))
-        if retained or not self._is_expired(session) or await to_thread(lambda: self._leases.is_held(session_id)):
+        if retained or not self.is_expired(session) or await to_thread(lambda: self._leases.is_held(session_id)):
             # A running step is use: it renews the session when it ends.
             return session
         # It may just have ended: then the session was renewed before the turn was given up.
         session = await to_thread(lambda: self._heads.get(session_id, tenant))
-        if self._is_expired(session):
+        if self.is_expired(session):
             raise SessionExpired(session_id)
         return session
 
@@ -101,55 +118,89 @@ class SessionService:
         """Where the session's programs see its work directory. Raises as `get` does."""
         return self._systems.work_dir_of(system_of(await self.get(session_id, tenant)))
 
-    def _is_expired(self, session: Session) -> bool:
+    async def all(
+        self, tenant: str, *, before: tuple[float, str] | None, limit: int, expired: bool = False
+    ) -> list[tuple[Session, Snapshot]]:
+        """The tenant's sessions with the snapshots their heads stand at, created last first, before (creation, id)."""
+
+        def read() -> list[tuple[Session, Snapshot]]:
+            found: list[Session] = []
+            start = before
+            while len(found) < limit and (page := self._heads.sessions(tenant, before=start, limit=limit)):
+                found += [session for session in page if expired or not self.is_expired(session)]
+                start = (page[-1].created_at_s, page[-1].session_id)
+            return [(session, self.snapshot(session.head)) for session in found[:limit]]
+
+        return await to_thread(read)
+
+    def is_expired(self, session: Session) -> bool:
+        """Whether it was idle for longer than its ttl."""
         return session.expires_at_s() < self._clock()
 
-    async def run(self, order: Order) -> Executed:
-        """Run without a session: starts empty, leaves no trace. Raises as `execute` does."""
-        runtime = self._runtimes.get(order.runtime or "")
-        order = msgspec.structs.replace(order, keep="nothing")
-        limits = self._limits(runtime, NOTHING_ASKED, order)
-        request = record.to_request(self._runtimes, runtime, EMPTY_SNAPSHOT, order, limits)
-        return Executed(await self._executor.execute(request), None)
-
-    async def execute(self, session_id: str, tenant: str, order: Order) -> Executed:
-        """Run a step and move the head to its snapshot. The order's runtime, if any, becomes the session's.
-
-        Raises SessionMissing, SessionExpired, SandboxDiffers, SystemUnknown, RuntimeUnknown, NetworkRefused, GuaranteeMissing, ExecutorError, StoreError;
-        then the head has not moved.
-        """
-        session = await self.get(session_id, tenant)
-        systems.refuse(session, self._systems)
-        self._runtimes.get(order.runtime or session.runtime)
-        async with self._turns.take(session_id) as epoch:
-            session = await self.get(session_id, tenant, retained=True)
-            runtime = self._runtimes.get(order.runtime or session.runtime)
-            limits = self._limits(runtime, session.limits, order)
-            parent = await to_thread(lambda: self._snapshot(session.head))
-            started_s = self._clock()
-            request = record.to_request(self._runtimes, runtime, parent, order, limits, system_of(session))
-            result = await self._executor.execute(request)
-            run_record = record.run_record(result, started_s, self._run_facts)
-            # To its end even when the caller goes away: the turn must not end while it is under way.
-            commit = to_thread(lambda: self._commit(session, parent, runtime, order, limits, result, run_record, epoch))
-            snapshot = await completed(commit)
-            return Executed(result, snapshot)
-
-    async def rollback(self, session_id: str, tenant: str, to: str | int) -> SnapshotId:
+    async def rollback(
+        self,
+        session_id: str,
+        tenant: str,
+        to: str | int,
+        *,
+        keyed: Keyed = UNKEYED,
+        expected: SnapshotId | None = None,
+    ) -> SnapshotId:
         """Move the head to an earlier (or any other) snapshot of the session's history; itself a move that can be undone.
 
-        `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory.
+        `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory, HeadMoved, KeyReused.
         """
-        await self.get(session_id, tenant)
-        async with self._turns.take(session_id) as epoch:
-            session = await self.get(session_id, tenant, retained=True)
-            target = await to_thread(lambda: find_snapshot(self._objects, self._heads, session, to))
-            move = Move(0, "rollback", session.head, target, self._clock(), b"")
-            await completed(to_thread(lambda: self._heads.advance(session_id, session.head, move, epoch=epoch)))
-        return target
+
+        def target(session: Session) -> SnapshotId:
+            return find_snapshot(self._objects, self._heads, session, to)
+
+        return (await self._move(session_id, tenant, "rollback", target, keyed=keyed, expected=expected)).to_snapshot
+
+    async def change(
+        self, session_id: str, tenant: str, settings: SessionSettings, *, keyed: Keyed = UNKEYED
+    ) -> Session:
+        """Give the session other settings, which is a move that leaves its head where it is."""
+        await self._move(session_id, tenant, "settings", _head, keyed=keyed, settings=lambda _: settings)
+        return await self.get(session_id, tenant, retained=True)
+
+    async def delete(self, session_id: str, tenant: str) -> None:
+        """Let the session expire now. While it is retained it can be undeleted. Done again it changes nothing."""
+        session = await self.get(session_id, tenant, retained=True)
+        if self.is_expired(session):
+            return
+        facts = msgspec.json.encode({"ttl_s": session.ttl_s})
+
+        def expired(session: Session) -> SessionSettings:
+            return SessionSettings(session.name, 0.0, session.limits)
+
+        await self._move(session_id, tenant, DELETED, _head, settings=expired, run_record=facts)
+
+    async def undelete(
+        self, session_id: str, tenant: str, *, ttl_s: float | None = None, keyed: Keyed = UNKEYED
+    ) -> Session:
+        """Let a session live again that has expired or was deleted, with `ttl_s` or as long as before."""
+
+        def alive(session: Session) -> SessionSettings:
+            lived_s = ttl_s if ttl_s is not None else session.ttl_s or self._ttl_before(session_id)
+            return SessionSettings(session.name, lived_s, session.limits)
+
+        await self._move(session_id, tenant, "undelete", _head, keyed=keyed, settings=alive, retained=True)
+        return await self.get(session_id, tenant, retained=True)
+
+    def _ttl_before(self, session_id: str) -> float:
+        for move in self._heads.log(session_id, before=None, limit=1000):
+            if move.kind == DELETED:
+                return float(msgspec.json.decode(move.run_record)["ttl_s"])
+        return 0.0
 
     async def fork(
-        self, session_id: str, tenant: str, *, start: str | int | None = None, names: tuple[str | None, ...] = (None,)
+        self,
+        session_id: str,
+        tenant: str,
+        *,
+        start: str | int | None = None,
+        names: tuple[str | None, ...] = (None,),
+        keyed: Keyed = UNKEYED,
     ) -> list[Session]:
         """New sessions, one per name, on a snapshot of this one's history (default: its head). Copies nothing.
 
@@ -158,26 +209,28 @@ class SessionService:
         if not 1 <= len(names) <= FORKS_MAX:
             raise InvalidField(("body", "count"), f"must be between 1 and {FORKS_MAX}", len(names))
         # A turn of its own: what is forked must stay until it is, even if the session it is forked from is dropped now.
-        async with self._turns.take(f"fork {_new_id()}") as epoch:
-            session = await self.get(session_id, tenant, retained=True)
-            head = session.head
-            if start is not None:
-                head = await to_thread(lambda: find_snapshot(self._objects, self._heads, session, start))
-            now_s = self._clock()
-            forks = [
-                msgspec.structs.replace(
-                    session,
-                    session_id=_new_id(),
-                    name=name,
-                    head=head,
-                    sandbox=self._systems.sandbox,
-                    created_at_s=now_s,
-                    used_at_s=now_s,
-                )
-                for name in names
-            ]
-            await completed(to_thread(lambda: self._heads.create(forks, "fork", epoch=epoch)))
-        return forks
+        async with self._turns.take(f"fork {keyed.key.hex() or _new_id()}") as epoch:
+
+            def act() -> list[Session]:
+                if made := made_before(self._heads, keyed, tenant):
+                    return [_as_begun(moved.session, moved.move) for moved in made]
+                session = self._heads.get(session_id, tenant)
+                head = session.head if start is None else find_snapshot(self._objects, self._heads, session, start)
+                now_s = self._clock()
+                plain = msgspec.structs.replace(
+                    session, head=head, sandbox=self._systems.sandbox, created_at_s=now_s, used_at_s=now_s,
+                    ttl_s=session.ttl_s or self._ttl_before(session_id),
+                )  # fmt: skip
+                # In the order of their ids, as a repeat finds them.
+                ids = sorted(_new_id() for _ in names)
+                forks = [
+                    msgspec.structs.replace(plain, session_id=new_id, name=name)
+                    for new_id, name in zip(ids, names, strict=True)
+                ]
+                self._heads.create(forks, "fork", keyed=keyed, epoch=epoch)
+                return forks
+
+            return await completed(to_thread(act))
 
     async def log(self, session_id: str, tenant: str, *, before: int | None, limit: int) -> list[tuple[Move, Snapshot]]:
         """Moves of the head, newest first, each with the snapshot it led to. Also of an expired session that is retained."""
@@ -185,40 +238,59 @@ class SessionService:
 
         def read() -> list[tuple[Move, Snapshot]]:
             moves = self._heads.log(session_id, before=before, limit=limit)
-            return [(move, self._snapshot(move.to_snapshot)) for move in moves]
+            return [(move, self.snapshot(move.to_snapshot)) for move in moves]
 
         return await to_thread(read)
 
-    # -- parts of a step ----------------------------------------------------------------------------------------------
-
-    def _snapshot(self, identity: SnapshotId) -> Snapshot:
+    def snapshot(self, identity: SnapshotId) -> Snapshot:
+        """The snapshot of this id. In a thread. Raises ObjectMissing, ObjectDamaged."""
         return snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
 
-    def _limits(self, runtime: Runtime, session: AskedLimits, order: Order) -> StageLimits:
-        """What the stages of a step get. Raises NetworkRefused, GuaranteeMissing."""
-        compiling = {"compile": order.compile_limits} if runtime.compile is not None else {}
-        return of_stages({**compiling, "run": order.run_limits}, session, self._rules)
-
-    def _commit(
+    async def _move(
         self,
-        session: Session,
-        parent: Snapshot,
-        runtime: Runtime,
-        order: Order,
-        limits: StageLimits,
-        result: Result,
-        run_record: bytes,
-        epoch: int,
-    ) -> SnapshotId:
-        """Put the outcome and move the head, which makes both durable. In a thread."""
-        environment = self._runtimes.environment_digest(runtime, self._systems.sandbox, result.system)
-        step = record.put_step(self._objects, runtime, environment, order, limits)
-        outcome = record.put_outcome(self._objects, result)
-        after = Snapshot(snapshots.VERSION, parent.depth + 1, (session.head,), result.tree, step, outcome)
-        identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
-        move = Move(0, "execute", session.head, identity, self._clock(), run_record)
-        self._heads.advance(session.session_id, session.head, move, runtime=runtime.name, epoch=epoch)
-        return identity
+        session_id: str,
+        tenant: str,
+        kind: str,
+        target: Callable[[Session], SnapshotId],
+        *,
+        keyed: Keyed = UNKEYED,
+        expected: SnapshotId | None = None,
+        settings: Callable[[Session], SessionSettings] | None = None,
+        run_record: bytes = b"",
+        retained: bool = False,
+    ) -> Move:
+        """Make a move that makes no snapshot, or find that it was made."""
+        if made := await to_thread(lambda: made_before(self._heads, keyed, tenant)):
+            return made[0].move
+        await self.get(session_id, tenant, retained=retained)
+        async with self._turns.take(session_id) as epoch:
+
+            def act() -> Move:
+                if made := made_before(self._heads, keyed, tenant):
+                    return made[0].move
+                session = self._heads.get(session_id, tenant)
+                refuse_other_head(session, expected)
+                move = Move(0, kind, session.head, target(session), self._clock(), run_record, keyed.key, keyed.asked)
+                changed = settings(session) if settings is not None else None
+                self._heads.advance(session_id, session.head, move, settings=changed, epoch=epoch)
+                return move
+
+            return await completed(to_thread(act))
+
+
+def refuse_other_head(session: Session, expected: SnapshotId | None) -> None:
+    """Raises HeadMoved when the session's head is not where the caller takes it to be; None: anywhere."""
+    if expected is not None and session.head != expected:
+        raise HeadMoved(session.session_id, expected.hex(), session.head.hex())
+
+
+def _head(session: Session) -> SnapshotId:
+    return session.head
+
+
+def _as_begun(session: Session, move: Move) -> Session:
+    """A session as it was told to whoever made it, whatever has become of it since."""
+    return msgspec.structs.replace(session, head=move.to_snapshot)
 
 
 def _new_id() -> str:

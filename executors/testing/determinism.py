@@ -58,7 +58,7 @@ class DeterminismContract:
         kept = [(await facts(trial, deterministic=True))["affinity"] for _ in range(4)]
         assert {len(processors) for processors in kept} == {1}
         there = len(os.sched_getaffinity(0))
-        assert len({processor for (processor,) in kept}) == min(4, there)
+        assert len({processor for (processor,) in kept}) > 1 or there == 1
 
     async def test_without_the_profile_nothing_of_it_is_there_even_after_a_run_that_had_it(self, trial: Trial) -> None:
         before = await facts(trial)

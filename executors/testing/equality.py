@@ -159,9 +159,9 @@ class Restoring:
         async with self._make(self._objects) as executor:
             return await executor.execute(request, watch)
 
-    async def prepare(self, system: System) -> None:
+    async def prepare(self, system: System) -> bytes:
         async with self._make(self._objects) as executor:
-            await executor.prepare(system)
+            return await executor.prepare(system)
 
     async def close(self) -> None:
         return None

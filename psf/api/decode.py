@@ -230,24 +230,43 @@ def depend_on_work_dir(names: Iterable[str]) -> bool:
 
 def files(field: str, given: Mapping[str, str | None], work_dir: str = WORK) -> tuple[tuple[str, bytes], ...]:
     """Files to place: base64 by name. Raises InvalidField, naming the file."""
-    if len(given) > FILES_MAX:
-        raise InvalidField(("body", field), f"holds {len(given)} files; at most {FILES_MAX}")
-    decoded, places = [], []
-    for name, content in given.items():
-        if content is None or IGNORED_FILE in name:
-            continue
+    check_count(field, len(given))
+    wanted = {name: content for name, content in given.items() if content is not None and IGNORED_FILE not in name}
+    check_places(field, wanted, work_dir)
+    return tuple((name, _from_base64(field, name, content)) for name, content in wanted.items())
+
+
+def check_count(field: str, count: int) -> None:
+    """Raises InvalidField for too many files."""
+    if count > FILES_MAX:
+        raise InvalidField(("body", field), f"holds {count} files; at most {FILES_MAX}")
+
+
+def placed(field: str, given: Mapping[str, bytes], work_dir: str) -> tuple[tuple[str, bytes], ...]:
+    """Files to place, decoded already. Raises InvalidField, naming the file."""
+    check_count(field, len(given))
+    check_places(field, given, work_dir)
+    return tuple(given.items())
+
+
+def _from_base64(field: str, name: str, content: str) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidField(("body", field, _shown(name)), "the content is not base64") from None
+
+
+def check_places(field: str, names: Iterable[str], work_dir: str) -> None:
+    """Raises InvalidField for a name that no file can have, or that two files would share."""
+    places = []
+    for name in names:
         place = paths.resolve(name, work_dir)
         if fault := _fault(place, work_dir):
             raise InvalidField(("body", field, _shown(name)), f"the name {fault}", _shown(name))
         assert isinstance(place, Place)
         places.append((place.scratch or b"", place.path, _shown(name)))
-        try:
-            decoded.append((name, base64.b64decode(content, validate=True)))
-        except (binascii.Error, ValueError):
-            raise InvalidField(("body", field, _shown(name)), "the content is not base64") from None
     _check_each_has_its_own_place(field, sorted(places))
     _check_directories(field, places)
-    return tuple(decoded)
 
 
 def _check_each_has_its_own_place(field: str, places: list[tuple[bytes, tuple[bytes, ...], str]]) -> None:

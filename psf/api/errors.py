@@ -9,16 +9,48 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from executors.errors import EgressUnavailable, ExecutorError, FilesTooLarge, Overloaded, SystemUnknown
+from executors.errors import (
+    DeterminismUnavailable,
+    EgressUnavailable,
+    ExecutorError,
+    FilesTooLarge,
+    Overloaded,
+    SystemUnknown,
+)
 from psf.api.decode import BodyTooSlow, UnsupportedBody
-from psf.errors import GuaranteeMissing, InvalidField, NetworkRefused, RuntimeUnknown, SandboxDiffers, SessionExpired
+from psf.errors import (
+    GuaranteeMissing,
+    InvalidField,
+    KeyReused,
+    MergeConflicts,
+    NetworkRefused,
+    NoCommonStep,
+    PathMissing,
+    RuntimeUnknown,
+    SandboxDiffers,
+    SessionExpired,
+    SnapshotUnknown,
+    StepCancelled,
+)
+from psf.text_diff import shown
 from psf.tokens import Forbidden, Unauthenticated
-from store.errors import HeadMoved, NotInHistory, SessionMissing, StoreError, WriterFenced
+from store.errors import (
+    ArchiveRefused,
+    BundleRefused,
+    HeadMoved,
+    NotInHistory,
+    SessionExists,
+    SessionMissing,
+    StoreError,
+    WriterFenced,
+)
+from store.tree import Entry, EntryKind
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
 QUOTED_CHARACTERS_MAX = 500
 LOCATION_PARTS_MAX = 20
+CONFLICTS_MAX = 1000
 
 _COMPATIBLE = {
     SessionMissing: 410,
@@ -26,7 +58,16 @@ _COMPATIBLE = {
     RuntimeUnknown: 422,
     InvalidField: 422,
     NotInHistory: 404,
+    SnapshotUnknown: 404,
+    PathMissing: 404,
+    KeyReused: 422,
     HeadMoved: 409,
+    MergeConflicts: 409,
+    NoCommonStep: 409,
+    StepCancelled: 409,
+    SessionExists: 409,
+    BundleRefused: 422,
+    ArchiveRefused: 422,
     SandboxDiffers: 409,
     SystemUnknown: 409,
     NetworkRefused: 403,
@@ -34,6 +75,7 @@ _COMPATIBLE = {
     Forbidden: 403,
     GuaranteeMissing: 501,
     EgressUnavailable: 501,
+    DeterminismUnavailable: 501,
     WriterFenced: 503,
     UnsupportedBody: 415,
     BodyTooSlow: 408,
@@ -60,7 +102,9 @@ def to_response(error: Exception, path: str) -> web.Response:
         incident = secrets.token_hex(4)
         _log.error("incident %s", incident, exc_info=error)
         return _shape(500, "internal", f"internal error; the server's log has it as incident {incident}", native)
-    if status >= 500 and not isinstance(error, (Overloaded, GuaranteeMissing, EgressUnavailable)):
+    if status >= 500 and not isinstance(
+        error, (Overloaded, GuaranteeMissing, EgressUnavailable, DeterminismUnavailable)
+    ):
         _log.error("%s: %s", type(error).__name__, error)
     if isinstance(error, InvalidField):
         return _invalid(error, native)
@@ -69,7 +113,7 @@ def to_response(error: Exception, path: str) -> web.Response:
         return _invalid(InvalidField(location, str(error), error.name, kind="literal_error"), native)
     if isinstance(error, FilesTooLarge):
         return _invalid(InvalidField(("body", "files"), str(error), kind=error.code), native)
-    response = _shape(status, getattr(error, "code", "internal"), str(error), native)
+    response = _shape(status, getattr(error, "code", "internal"), str(error), native, _facts(error))
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Overloaded):
@@ -106,5 +150,28 @@ def _short(value: object) -> object:
     return value[:QUOTED_CHARACTERS_MAX] if isinstance(value, str) else value
 
 
-def _shape(status: int, code: str, message: str, native: bool) -> web.Response:
-    return answer({"error": {"code": code, "message": message}} if native else {"detail": message}, status)
+def _facts(error: Exception) -> dict[str, object]:
+    """What a program wants to know of an error beside its code."""
+    if isinstance(error, HeadMoved):
+        return {"expected": error.expected, "actual": error.actual}
+    if isinstance(error, MergeConflicts):
+        sides = ("base", "ours", "theirs")
+        conflicts = [
+            {"path": shown(b"/".join(one.path)), **{side: _side(getattr(one, side)) for side in sides}}
+            for one in error.conflicts[:CONFLICTS_MAX]
+        ]
+        return {"ours": error.ours, "theirs": error.theirs, "conflicts": conflicts}
+    return {}
+
+
+def _side(entry: Entry | None) -> dict[str, object] | None:
+    """What stands at a path on one side of a merge."""
+    if entry is None:
+        return None
+    content = entry.content.decode(errors="replace") if entry.kind is EntryKind.SYMLINK else entry.content.hex()
+    return {"kind": entry.kind.name.lower(), "id": content, "size_bytes": entry.size_bytes, "changed": entry.changed}
+
+
+def _shape(status: int, code: str, message: str, native: bool, facts: dict[str, object] | None = None) -> web.Response:
+    body = {"error": {"code": code, "message": message, **(facts or {})}} if native else {"detail": message}
+    return answer(body, status)

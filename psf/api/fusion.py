@@ -15,7 +15,8 @@ from psf import limits
 from psf.api import decode
 from psf.api.callers import concerns, tenant_of
 from psf.api.errors import answer
-from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
+from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
+from psf.api.repeating import keyed_of, to_the_end
 from psf.api.schemas import (
     CommandResult,
     CreateSessionAnswer,
@@ -46,7 +47,7 @@ async def run_code(request: web.Request) -> web.Response:
     body = await decode.read_body(request, RunCodeRequest)
     order = await _order(request, body, request.app[POLICY].work_dir)
     try:
-        executed = await request.app[SERVICE].run(order)
+        executed = await request.app[SERVICES].steps.run(order)
     except SandboxBroken as error:
         return answer(RunCodeAnswer("SandboxError", str(error), None, None, None, {}))
     return await _answered(executed.result, to_answer)
@@ -57,8 +58,11 @@ async def create_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, CreateSessionRequest, optional=True)
     ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
     limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
-    tenant, system = tenant_of(request), System(body.image, body.work_dir)
-    session = await request.app[SERVICE].create(body.language, ttl_s, tenant, limits=body.limits, system=system)
+    tenant, system, keyed = tenant_of(request), System(body.image, body.work_dir), await keyed_of(request)
+    creating = request.app[SERVICES].sessions.create(
+        body.language, ttl_s, tenant, limits=body.limits, system=system, keyed=keyed
+    )
+    session = await to_the_end(request, creating, keyed)
     concerns(request, session.session_id)
     return answer(CreateSessionAnswer(session.session_id))
 
@@ -67,12 +71,14 @@ async def create_session(request: web.Request) -> web.Response:
 async def execute_session(request: web.Request) -> web.Response:
     body = await decode.read_body(request, ExecuteSessionRequest)
     concerns(request, body.session_id)
+    keyed = await keyed_of(request)
     work_dir = request.app[POLICY].work_dir
     if decode.depend_on_work_dir((*body.files, *body.fetch_files)):
-        work_dir = await request.app[SERVICE].work_dir(body.session_id, tenant_of(request))
+        work_dir = await request.app[SERVICES].sessions.work_dir(body.session_id, tenant_of(request))
     order = msgspec.structs.replace(await _order(request, body, work_dir), keep=body.keep)
     try:
-        executed = await request.app[SERVICE].execute(body.session_id, tenant_of(request), order)
+        step = request.app[SERVICES].steps.execute(body.session_id, tenant_of(request), order, keyed=keyed)
+        executed = await to_the_end(request, step, keyed)
     except SandboxBroken as error:
         return answer(ExecuteSessionAnswer("SandboxError", str(error), None, None, None, {}, body.session_id, None))
     head = executed.snapshot.hex() if executed.snapshot else None

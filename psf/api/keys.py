@@ -8,7 +8,7 @@ from aiohttp import web
 from executors.interfaces import Capabilities
 from executors.paths import WORK
 from psf.limits import LimitRules
-from psf.sessions import SessionService
+from psf.services import Services
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -21,6 +21,6 @@ class Policy(msgspec.Struct, frozen=True):
     """Where programs see the work directory, unless their session asks for another place."""
 
 
-SERVICE: web.AppKey[SessionService] = web.AppKey("service", SessionService)
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 POLICY: web.AppKey[Policy] = web.AppKey("policy", Policy)
 CAPABILITIES: web.AppKey[Capabilities] = web.AppKey("capabilities", Capabilities)

@@ -11,11 +11,12 @@ from aiohttp.typedefs import Middleware
 import psf
 from executors.errors import Overloaded
 from executors.interfaces import Capabilities
-from psf.api import fusion, v1
+from psf.api import fusion, v1, v1_files, v1_snapshots, v1_steps
 from psf.api.callers import audited, authenticating
 from psf.api.errors import answer, to_response
-from psf.api.keys import CAPABILITIES, POLICY, SERVICE, Policy
-from psf.sessions import SessionService
+from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
+from psf.api.repeating import finish_all
+from psf.services import Services
 from psf.tokens import Tokens
 
 BODIES_MAX = 16
@@ -34,7 +35,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 def build(
-    service: SessionService,
+    services: Services,
     capabilities: Capabilities,
     policy: Policy,
     body_bytes_max: int,
@@ -43,10 +44,11 @@ def build(
     """The application, ready to be served. Without `tokens` whoever can reach it may do everything."""
     before = [audited, _errors, _same_site, authenticating(tokens), _bounded_bodies(body_bytes_max)]
     application = web.Application(client_max_size=body_bytes_max, middlewares=before)
-    application[SERVICE] = service
+    application[SERVICES] = services
+    finish_all(application)
     application[CAPABILITIES] = capabilities
     application[POLICY] = policy
-    for table in (routes, fusion.routes, v1.routes):
+    for table in (routes, fusion.routes, v1.routes, v1_steps.routes, v1_files.routes, v1_snapshots.routes):
         application.add_routes(table)
     return application
 

@@ -1,4 +1,4 @@
-"""The native family: what only psf can do with a session."""
+"""The native family: sessions, and moves of their heads that run nothing."""
 
 from __future__ import annotations
 
@@ -7,76 +7,191 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
+from executors.interfaces import System
+from psf import limits
 from psf.api import decode
-from psf.api.callers import tenant_of
+from psf.api.callers import concerns, tenant_of
 from psf.api.errors import answer
-from psf.api.fusion import left_out_paths
-from psf.api.keys import SERVICE
-from psf.api.schemas import (
-    ForkAnswer,
-    ForkedSession,
-    ForkRequest,
-    LogAnswer,
-    LogEntry,
-    RollbackAnswer,
-    RollbackRequest,
+from psf.api.fusion import TTL_S_MAX, left_out_paths
+from psf.api.keys import POLICY, SERVICES
+from psf.api.repeating import keyed_of, to_the_end
+from psf.api.schemas import ForkAnswer, ForkedSession, ForkRequest, LogAnswer, LogEntry
+from psf.api.v1_decode import cursor_of, edits, expected_of, query_number, snapshot_reference
+from psf.api.v1_schemas import (
+    CreateRequest,
+    HeadAnswer,
+    MoveRequest,
+    SessionAnswer,
+    SessionsAnswer,
+    SettingsRequest,
+    UndeleteRequest,
 )
 from psf.errors import InvalidField
 from psf.sessions import FORKS_MAX
-from store.interfaces import Move
-from store.snapshot import Run, Snapshot
+from psf.turns import to_thread
+from store import snapshot as snapshots
+from store.ids import Kind, SnapshotId
+from store.interfaces import Move, Session, SessionSettings
+from store.snapshot import EMPTY_SNAPSHOT_ID, Run, Snapshot
 
-LOG_PAGE_DEFAULT, LOG_PAGE_MAX = 50, 500
+PAGE_DEFAULT, PAGE_MAX = 50, 500
 NAME_CHARACTERS_MAX = 200
 
 routes = web.RouteTableDef()
 
 
+@routes.post("/v1/sessions")
+async def create(request: web.Request) -> web.Response:
+    """Make a session, empty or from a snapshot, with files."""
+    body = await decode.read_body(request, CreateRequest, optional=True)
+    services, tenant, keyed = request.app[SERVICES], tenant_of(request), await keyed_of(request)
+    ttl_s = decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
+    limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
+    written = await decode.aside(lambda: edits("files", body.files), request.content_length or 0)
+
+    def begin() -> SnapshotId:
+        start = EMPTY_SNAPSHOT_ID if body.start is None else services.reading.find(tenant, body.start)
+        if not written:
+            return start
+        after = services.changes.written(start, written)
+        return SnapshotId(services.objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
+
+    name = _name(("body", "name"), body.name) if body.name is not None else None
+    creating = services.sessions.create(
+        body.runtime, ttl_s, tenant, name, body.limits, System(body.image, body.work_dir), begin=begin, keyed=keyed
+    )
+    session = await to_the_end(request, creating, keyed)
+    concerns(request, session.session_id)
+    return answer(await _shown(request, session), 201)
+
+
+@routes.get("/v1/sessions")
+async def list_all(request: web.Request) -> web.Response:
+    """The caller's sessions, created last first; `expired=true`: those that are retained too."""
+    limit = query_number(request, "limit", PAGE_DEFAULT, PAGE_MAX) or PAGE_DEFAULT
+    before = cursor_of(request)
+    expired = request.query.get("expired") == "true"
+    sessions = request.app[SERVICES].sessions
+    found = await sessions.all(tenant_of(request), before=before, limit=limit + 1, expired=expired)
+    page = [_session(session, snapshot, sessions.is_expired(session)) for session, snapshot in found[:limit]]
+    following = None
+    if len(found) > limit:
+        last = found[limit - 1][0]
+        following = f"{last.created_at_s!r}_{last.session_id}"
+    return answer(SessionsAnswer(page, following))
+
+
+@routes.get("/v1/sessions/{session_id}")
+async def get(request: web.Request) -> web.Response:
+    """A session, also one that has expired and is retained."""
+    session = await request.app[SERVICES].sessions.get(_id(request), tenant_of(request), retained=True)
+    return answer(await _shown(request, session))
+
+
+@routes.patch("/v1/sessions/{session_id}")
+async def change(request: web.Request) -> web.Response:
+    """Change a session's name, ttl or limits."""
+    body = await decode.read_body(request, SettingsRequest)
+    sessions, tenant, keyed = request.app[SERVICES].sessions, tenant_of(request), await keyed_of(request)
+    session = await sessions.get(_id(request), tenant)
+    name = session.name if body.name is msgspec.UNSET else body.name
+    if name is not None:
+        name = _name(("body", "name"), name)
+    ttl_s = session.ttl_s if body.ttl_s is msgspec.UNSET else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
+    asked = session.limits if body.limits is msgspec.UNSET else body.limits
+    limits.check(asked, request.app[POLICY].rules, ("body", "limits"))
+    changing = sessions.change(_id(request), tenant, SessionSettings(name, ttl_s, asked), keyed=keyed)
+    return answer(await _shown(request, await to_the_end(request, changing, keyed)))
+
+
+@routes.delete("/v1/sessions/{session_id}")
+async def delete(request: web.Request) -> web.Response:
+    """Let a session expire now; while it is retained it can be undeleted."""
+    await request.app[SERVICES].sessions.delete(_id(request), tenant_of(request))
+    return web.Response(status=204)
+
+
+@routes.post("/v1/sessions/{session_id}/undelete")
+async def undelete(request: web.Request) -> web.Response:
+    """Let a session live again that was deleted or has expired."""
+    body = await decode.read_body(request, UndeleteRequest, optional=True)
+    keyed = await keyed_of(request)
+    ttl_s = None if body.ttl_s is None else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
+    reviving = request.app[SERVICES].sessions.undelete(_id(request), tenant_of(request), ttl_s=ttl_s, keyed=keyed)
+    return answer(await _shown(request, await to_the_end(request, reviving, keyed)))
+
+
 @routes.post("/v1/sessions/{session_id}/rollback")
 async def rollback(request: web.Request) -> web.Response:
-    body = await decode.read_body(request, RollbackRequest)
-    head = await request.app[SERVICE].rollback(request.match_info["session_id"], tenant_of(request), body.to)
-    return answer(RollbackAnswer(head.hex()))
+    """Move the head to another snapshot of the session's history."""
+    body = await decode.read_body(request, MoveRequest)
+    services, tenant, keyed = request.app[SERVICES], tenant_of(request), await keyed_of(request)
+    to = await to_thread(lambda: services.tags.resolved(tenant, body.to))
+    rolling = services.sessions.rollback(_id(request), tenant, to, keyed=keyed, expected=expected_of(body.expected))
+    return answer(HeadAnswer((await to_the_end(request, rolling, keyed)).hex()))
 
 
 @routes.post("/v1/sessions/{session_id}/fork")
 async def fork(request: web.Request) -> web.Response:
+    """Make sessions that go on from a snapshot of this one's history."""
     body = await decode.read_body(request, ForkRequest, optional=True)
+    services, tenant, keyed = request.app[SERVICES], tenant_of(request), await keyed_of(request)
     names = _names(body)
-    forks = await request.app[SERVICE].fork(
-        request.match_info["session_id"], tenant_of(request), start=body.start, names=names
-    )
+    start = await snapshot_reference(request, body.start)
+    forking = services.sessions.fork(_id(request), tenant, start=start, names=names, keyed=keyed)
+    forks = await to_the_end(request, forking, keyed)
     return answer(ForkAnswer([ForkedSession(one.session_id, one.head.hex(), one.name) for one in forks]), 201)
 
 
 @routes.get("/v1/sessions/{session_id}/log")
 async def log(request: web.Request) -> web.Response:
-    limit = _query_number(request, "limit", LOG_PAGE_DEFAULT, LOG_PAGE_MAX)
-    before = _query_number(request, "cursor", None, 2**62)
-    assert limit is not None
+    """Moves of the head, newest first."""
+    limit = query_number(request, "limit", PAGE_DEFAULT, PAGE_MAX) or PAGE_DEFAULT
+    before = query_number(request, "cursor", None, 2**62)
     # One more than asked for tells whether there is another page.
-    moves = await request.app[SERVICE].log(
-        request.match_info["session_id"], tenant_of(request), before=before, limit=limit + 1
-    )
+    moves = await request.app[SERVICES].sessions.log(_id(request), tenant_of(request), before=before, limit=limit + 1)
     page = moves[:limit]
     following = str(page[-1][0].sequence) if len(moves) > limit else None
     return answer(LogAnswer([_entry(move, snapshot) for move, snapshot in page], following))
 
 
+def moment(at_s: float) -> str:
+    """A time in answers."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+
+
+async def _shown(request: web.Request, session: Session) -> SessionAnswer:
+    sessions = request.app[SERVICES].sessions
+    snapshot = await to_thread(lambda: sessions.snapshot(session.head))
+    return _session(session, snapshot, sessions.is_expired(session))
+
+
+def _session(session: Session, snapshot: Snapshot, expired: bool) -> SessionAnswer:
+    return SessionAnswer(
+        session.session_id, session.name, session.head.hex(), snapshot.depth, session.runtime, session.sandbox, session.ttl_s,
+        session.limits, session.image, session.work_dir, moment(session.created_at_s), moment(session.used_at_s),
+        moment(min(session.expires_at_s(), 253_370_764_799.0)), expired,
+    )  # fmt: skip
+
+
 def _entry(move: Move, snapshot: Snapshot) -> LogEntry:
-    executed = move.kind == "execute"
+    step = snapshot.step
     return LogEntry(
         sequence=move.sequence,
         kind=move.kind,
         start=move.from_snapshot.hex() if move.from_snapshot else None,
         to=move.to_snapshot.hex(),
-        at=datetime.fromtimestamp(move.at_s, UTC).isoformat(timespec="milliseconds"),
+        at=moment(move.at_s),
         step=snapshot.depth,
-        runtime=snapshot.step.runtime if isinstance(snapshot.step, Run) else None,
+        runtime=step.runtime if isinstance(step, Run) else None,
         endings={stage.name: str(stage.ending) for stage in snapshot.outcome.stages} if snapshot.outcome else {},
         left_out=left_out_paths(snapshot.outcome.left_out) if snapshot.outcome else [],
-        run=msgspec.Raw(move.run_record) if executed and move.run_record else None,
+        run=msgspec.Raw(move.run_record) if move.kind == "execute" and move.run_record else None,
     )
+
+
+def _id(request: web.Request) -> str:
+    return request.match_info["session_id"]
 
 
 def _names(body: ForkRequest) -> tuple[str | None, ...]:
@@ -89,18 +204,10 @@ def _names(body: ForkRequest) -> tuple[str | None, ...]:
         raise InvalidField(("body", "names"), f"must be between 1 and {FORKS_MAX} names", len(body.names))
     if body.count is not None and body.count != len(body.names):
         raise InvalidField(("body", "count"), f"is {body.count}, but there are {len(body.names)} names", body.count)
-    for position, name in enumerate(body.names):
-        if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
-            raise InvalidField(
-                ("body", "names", position), f"must be 1 to {NAME_CHARACTERS_MAX} printable characters", name
-            )
-    return tuple(body.names)
+    return tuple(_name(("body", "names", position), name) for position, name in enumerate(body.names))
 
 
-def _query_number(request: web.Request, field: str, default: int | None, maximum: int) -> int | None:
-    text = request.query.get(field)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= maximum or len(text) > 19:
-        raise InvalidField(("query", field), f"must be a whole number from 1 to {maximum}", text[:100])
-    return int(text)
+def _name(location: tuple[str | int, ...], name: str) -> str:
+    if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+        raise InvalidField(location, f"must be 1 to {NAME_CHARACTERS_MAX} printable characters", name)
+    return name

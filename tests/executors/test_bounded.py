@@ -38,8 +38,8 @@ class Gated:
         finally:
             self.inside -= 1
 
-    async def prepare(self, system: System) -> None:
-        await self._fake.prepare(system)
+    async def prepare(self, system: System) -> bytes:
+        return await self._fake.prepare(system)
 
     async def close(self) -> None:
         await self._fake.close()

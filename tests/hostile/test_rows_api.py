@@ -21,9 +21,8 @@ from psf.api import server
 from psf.api.keys import Policy
 from psf.limits import LimitRules
 from psf.runtimes import Runtimes
-from psf.sessions import SessionService
+from psf.services import compose
 from psf.systems import SystemRules
-from psf.turns import Turns
 from tests.hostile.battery import Attack, breaches, each, unconfined
 from tests.hostile.conftest import KINDS, Doors, House
 
@@ -88,11 +87,11 @@ class Api:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api(shared_house: House) -> AsyncIterator[Api]:
     store, capabilities = shared_house.store, shared_house.sandbox.capabilities
-    service = SessionService(
-        store.objects, store.heads, store.leases, Turns(store.leases), shared_house.executor, Runtimes(runtimes.load(), "python3", None),
-        systems=SystemRules(capabilities.sandbox), run_facts={}, clock=time.time, rules=LimitRules(),
+    services = compose(
+        store.objects, store.heads, store.leases, shared_house.executor, Runtimes(runtimes.load(), "python3", None),
+        folder=store.root, systems=SystemRules(capabilities.sandbox), run_facts={}, clock=time.time, rules=LimitRules(),
     )  # fmt: skip
-    application = server.build(service, capabilities, Policy(LimitRules(), None), 1 << 20)
+    application = server.build(services, capabilities, Policy(LimitRules(), None), 1 << 20)
     calls: list[str] = []
 
     async def note(request: web.Request, _: web.StreamResponse) -> None:

@@ -10,13 +10,12 @@ import msgspec
 from executors.fake import FakeExecutor, Script
 from executors.interfaces import Executor, Request
 from psf import runtimes
-from psf.changes import Changes
 from psf.limits import LimitRules
+from psf.memo import Memo
 from psf.record import Order
 from psf.runtimes import Runtimes
-from psf.sessions import SessionService
+from psf.services import Services, compose
 from psf.systems import SystemRules
-from psf.turns import Turns
 from store.local import LocalStore
 
 TENANT = "local"
@@ -49,24 +48,26 @@ class Bench:
         self, root: Path, wrap: Callable[[Executor], Executor] = lambda executor: executor, rules: LimitRules = RULES
     ) -> None:
         self._root, self._wrap, self.rules, self.clock = root, wrap, rules, Clock()
+        self.audit_rate = 0.0
         self.reopen()
 
     def reopen(self) -> None:
         self.store = LocalStore(self._root)
         self.fake = FakeExecutor(self.store.objects, play)
-        self.service = self.another()
-        self.changes = Changes(self.store.objects, self.store.heads, self.turns, self.service, self.clock)
+        self.services = self.another()
+        self.service, self.steps, self.changes = self.services.sessions, self.services.steps, self.services.changes
 
-    def another(self, sandbox: str = "fake", images: tuple[str, ...] = ()) -> SessionService:
-        """A further service on the same store, as another process has it."""
+    def another(self, sandbox: str = "fake", images: tuple[str, ...] = ()) -> Services:
+        """Further services on the same store, as another process has them."""
         table = Runtimes(runtimes.load(), "/usr/bin/python3", None)
-        self.turns = Turns(self.store.leases)
-        return SessionService(
-            self.store.objects, self.store.heads, self.store.leases, self.turns, self._wrap(self.fake), table,
-            systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules,
+        self.memo = Memo(self._root, self.store.objects, self.store.heads, self.audit_rate)
+        return compose(
+            self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
+            folder=self._root, systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules, memo=self.memo,
         )  # fmt: skip
 
     def close(self) -> None:
+        self.memo.close()
         self.store.close()
 
     async def session(self, runtime: str = "python", ttl_s: float = 100.0) -> str:
@@ -75,7 +76,7 @@ class Bench:
     async def step(self, session_id: str, code: str, runtime: str | None = None) -> str:
         """Execute under keep "all"; the new head in digits."""
         order = Order(code=code.encode(), runtime=runtime, keep="all")
-        snapshot = (await self.service.execute(session_id, TENANT, order)).snapshot
+        snapshot = (await self.steps.execute(session_id, TENANT, order)).snapshot
         assert snapshot is not None
         return snapshot.hex()
 

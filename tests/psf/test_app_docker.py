@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from psf import app
-from psf.api.keys import SERVICE
+from psf.api.keys import SERVICES
 from psf.config import Settings
 from psf.record import Order
 from store.snapshot import Run
@@ -24,11 +24,11 @@ async def environment(daemon: TestDaemon, folder: Path, *options: str) -> bytes:
     told = (f"docker.image={image.NAME}", f"docker.base_url={daemon.url}", *options)
     settings = Settings(store=str(folder / "store"), executor="docker", workspace="copy", sandbox_options=told)
     async with app.build(settings) as application:
-        service = application[SERVICE]
-        session = await service.create("bash", 60.0, "local")
-        executed = await service.execute(session.session_id, "local", Order(code=b"exit 0"))
+        services = application[SERVICES]
+        session = await services.sessions.create("bash", 60.0, "local")
+        executed = await services.steps.execute(session.session_id, "local", Order(code=b"exit 0"))
         assert executed.result.stages[-1][1].exit_code == 0
-        ((_, snapshot),) = await service.log(session.session_id, "local", before=None, limit=1)
+        ((_, snapshot),) = await services.sessions.log(session.session_id, "local", before=None, limit=1)
     assert isinstance(snapshot.step, Run)
     return snapshot.step.environment
 

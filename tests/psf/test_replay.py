@@ -159,7 +159,7 @@ async def test_a_step_runs_again_under_the_profile_that_it_ran_under(recorded: R
     session = await recorded.bench.session()
     for deterministic in (True, False):
         order = Order(b"hello", keep="all", deterministic=deterministic)
-        await recorded.bench.service.execute(session, TENANT, order)
+        await recorded.bench.steps.execute(session, TENANT, order)
     head = SnapshotId(bytes.fromhex(await recorded.bench.head(session)))
     replaying = recorded.playing({})
     await recorded.replayer(replaying).replay(recorded.chain(head))

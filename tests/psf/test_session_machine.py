@@ -188,7 +188,7 @@ class SessionMachine(RuleBasedStateMachine):
         asked = AskedLimits(processes=processes)
         order = Order(code.encode(), runtime, fetch=(file,) if fetched else (), keep=keep, run_limits=asked)
         expected = self.refusal(name) or (RuntimeUnknown if runtime == "cobol" else None)
-        executed = self.attempt(self.bench.service.execute(name, TENANT, order), expected)
+        executed = self.attempt(self.bench.steps.execute(name, TENANT, order), expected)
         if executed is None:
             return
         known, snapshot = self.model[name], executed.snapshot.hex()
@@ -207,7 +207,7 @@ class SessionMachine(RuleBasedStateMachine):
         """Even the language stays as it was."""
         name = self.name(number)
         order = Order(BREAKS.encode(), runtime)
-        self.attempt(self.bench.service.execute(name, TENANT, order), self.refusal(name) or SandboxBroken)
+        self.attempt(self.bench.steps.execute(name, TENANT, order), self.refusal(name) or SandboxBroken)
 
     def reference(self, data: st.DataObject) -> str | int:
         ids = st.sampled_from(sorted(self.states))

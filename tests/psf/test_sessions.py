@@ -153,9 +153,9 @@ async def test_two_services_on_one_store_lose_no_step(bench: Bench) -> None:
 
     async def steps(service, name: str) -> None:
         for number in range(10):
-            await service.execute(session, TENANT, Order(code=f"{name}{number}=x".encode(), keep="all"))
+            await service.steps.execute(session, TENANT, Order(code=f"{name}{number}=x".encode(), keep="all"))
 
-    await asyncio.gather(steps(bench.service, "a"), steps(other, "b"))
+    await asyncio.gather(steps(bench.services, "a"), steps(other, "b"))
     assert len(await bench.moves(session)) == 21
     assert [request.number for request in bench.fake.requests] == list(range(1, 21))
 
@@ -292,7 +292,7 @@ async def test_a_dropped_sessions_snapshots_become_garbage_and_its_neighbours_do
     gone, neighbour = await bench.session(ttl_s=10.0), await bench.session(ttl_s=10_000.0)
     shared = await bench.step(gone, "a=1")
     (fork,) = await bench.service.fork(gone, TENANT)
-    await bench.service.execute(fork.session_id, TENANT, Order(code=b"c=3", keep="all"))
+    await bench.steps.execute(fork.session_id, TENANT, Order(code=b"c=3", keep="all"))
     await bench.step(gone, "only=here")
     await bench.step(neighbour, "d=4")
     assert check(bench.store.objects, bench.store.heads).garbage == 0
@@ -330,9 +330,9 @@ async def test_a_session_goes_on_with_the_sandbox_it_was_made_with_or_not_at_all
     session = await bench.session()
     head, other = await bench.step(session, "a=1"), bench.another("other")
     with pytest.raises(SandboxDiffers, match=r"'fake'.*'other'.*--executor fake"):
-        await other.execute(session, TENANT, Order(b"b=2", keep="all"))
+        await other.steps.execute(session, TENANT, Order(b"b=2", keep="all"))
     assert (await bench.head(session), await bench.moves(session)) == (head, ["create", "execute"])
     assert bench.fake.requests[1:] == []
-    (fork,) = await other.fork(session, TENANT)
+    (fork,) = await other.sessions.fork(session, TENANT)
     assert (fork.sandbox, fork.head.hex()) == ("other", head)
-    assert (await other.execute(fork.session_id, TENANT, Order(b"b=2", keep="all"))).snapshot is not None
+    assert (await other.steps.execute(fork.session_id, TENANT, Order(b"b=2", keep="all"))).snapshot is not None

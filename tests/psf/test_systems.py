@@ -53,7 +53,7 @@ def test_more_is_refused_by_field(rules: SystemRules, asked: System, field: str,
 
 
 async def test_a_session_keeps_what_it_asked_for_and_so_do_its_forks(bench: Bench) -> None:
-    service = bench.another("docker")
+    service = bench.another("docker").sessions
     asked = System("", "/srv/app")
     session = await service.create("bash", 60, TENANT, system=asked)
     assert bench.fake.prepared == [asked]
@@ -66,14 +66,14 @@ async def test_a_session_keeps_what_it_asked_for_and_so_do_its_forks(bench: Benc
 
 async def test_what_is_offered_no_more_is_refused_and_the_head_stays(bench: Bench) -> None:
     offering = bench.another("docker", images=("a:1",))
-    session = await offering.create("bash", 60, TENANT, system=System("a:1"))
-    await offering.execute(session.session_id, TENANT, Order(b""))
+    session = await offering.sessions.create("bash", 60, TENANT, system=System("a:1"))
+    await offering.steps.execute(session.session_id, TENANT, Order(b""))
     before = await bench.head(session.session_id)
     with pytest.raises(SystemUnknown, match="no more: image is none that this server offers"):
-        await bench.another("docker").execute(session.session_id, TENANT, Order(b""))
+        await bench.another("docker").steps.execute(session.session_id, TENANT, Order(b""))
     (fork,) = await bench.service.fork(session.session_id, TENANT)
     with pytest.raises(SystemUnknown, match="its sandbox is fake"):
-        await bench.service.execute(fork.session_id, TENANT, Order(b""))
+        await bench.steps.execute(fork.session_id, TENANT, Order(b""))
     assert await bench.head(session.session_id) == before == await bench.head(fork.session_id)
 
 
@@ -83,7 +83,7 @@ async def test_a_system_that_cannot_be_had_makes_no_session(bench: Bench, monkey
 
     monkeypatch.setattr(bench.fake, "prepare", prepare)
     with pytest.raises(SandboxUnavailable):
-        await bench.another("docker").create("bash", 60, TENANT, system=System("", "/app"))
+        await bench.another("docker").sessions.create("bash", 60, TENANT, system=System("", "/app"))
     assert list(bench.store.heads.roots()) == []
 
 

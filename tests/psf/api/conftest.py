@@ -52,7 +52,7 @@ class Api:
 
 def application(bench: Bench, tokens: Tokens | None = None) -> web.Application:
     policy = Policy(bench.rules, server.LOOPBACK_NAMES)
-    return server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX, tokens)
+    return server.build(bench.services, CAPABILITIES, policy, BODY_BYTES_MAX, tokens)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ CAPABILITIES = Capabilities(
 @pytest.fixture
 async def api(bench: Bench) -> AsyncIterator[Api]:
     policy = Policy(bench.rules, server.LOOPBACK_NAMES)
-    application = server.build(bench.service, CAPABILITIES, policy, BODY_BYTES_MAX)
+    application = server.build(bench.services, CAPABILITIES, policy, BODY_BYTES_MAX)
     async with TestClient(TestServer(application)) as client:
         yield Api(client, bench)
 

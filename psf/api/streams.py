@@ -1,0 +1,91 @@
+"""Long bodies: answers that are written in a thread while they are sent, and bodies that are put aside on the store's disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from aiohttp import web
+
+from psf.errors import InvalidField
+from psf.sources import FREE_BYTES_MIN, free_bytes
+from psf.turns import to_thread
+from store.files import Files
+
+PIECE_BYTES = 256 << 10
+PIECES_AHEAD = 4
+
+
+class _Sent(io.RawIOBase):
+    """A file whose writer, a thread, waits for whoever sends what it writes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_AHEAD)
+        self.given_up = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.given_up:
+            raise BrokenPipeError(errno.EPIPE, "nobody reads on")
+        piece = bytes(data)
+        asyncio.run_coroutine_threadsafe(self.pieces.put(piece), self._loop).result()
+        return len(piece)
+
+
+async def send_written(
+    request: web.Request, write: Callable[[BinaryIO], None], headers: dict[str, str]
+) -> web.StreamResponse:
+    """An answer with what `write` writes, in a thread. What fails after it has begun ends the connection: no reader takes it for whole."""
+    sent = _Sent(asyncio.get_running_loop())
+
+    def act() -> None:
+        with io.BufferedWriter(sent, PIECE_BYTES) as buffered:
+            write(cast("BinaryIO", buffered))
+
+    writing = asyncio.ensure_future(to_thread(act))
+    writing.add_done_callback(lambda _: asyncio.ensure_future(sent.pieces.put(None)))
+    response = web.StreamResponse(headers=headers)
+    try:
+        first = await sent.pieces.get()
+        if first is None:
+            await writing  # what fails before anything is sent is an answer like any other
+        await response.prepare(request)
+        piece = first
+        while piece is not None:
+            await response.write(piece)
+            piece = await sent.pieces.get()
+        await writing
+        await response.write_eof()
+    except BaseException:
+        sent.given_up = True
+        while not writing.done():
+            with contextlib.suppress(asyncio.QueueEmpty):
+                sent.pieces.get_nowait()
+            await asyncio.sleep(0.01)
+        if response.prepared and request.transport is not None:
+            request.transport.abort()
+        raise
+    return response
+
+
+@asynccontextmanager
+async def put_aside(request: web.Request, folder: Path) -> AsyncIterator[BinaryIO]:
+    """The request's body in a file without a name. Raises InvalidField when the store's disk has no room for it."""
+    files = Files()
+    with os.fdopen(files.unnamed(str(folder), 0o600), "r+b") as file:
+        async for piece in request.content.iter_chunked(PIECE_BYTES):
+            if free_bytes(file.fileno()) - len(piece) < FREE_BYTES_MIN:
+                raise InvalidField(("body",), "is more than the disk of the store has room for")
+            await to_thread(lambda piece=piece: files.write(file.fileno(), piece))  # type: ignore[misc]
+        file.seek(0)
+        yield file

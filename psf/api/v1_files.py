@@ -1,0 +1,73 @@
+"""The native family: files of sessions, written and deleted without running anything, and histories that are merged."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from psf.api import decode
+from psf.api.callers import tenant_of
+from psf.api.errors import answer
+from psf.api.keys import SERVICES
+from psf.api.repeating import keyed_of, to_the_end
+from psf.api.v1_decode import edits, expected_of, path_of, snapshot_reference
+from psf.api.v1_schemas import FilesRequest, HeadAnswer, MergeRequest
+from psf.errors import InvalidField
+from store.edit import FileEdit
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/v1/sessions/{session_id}/files")
+async def write_many(request: web.Request) -> web.Response:
+    """Write and delete many files in one step."""
+    body = await decode.read_body(request, FilesRequest)
+    keyed = await keyed_of(request)
+    written = await decode.aside(lambda: edits("write", body.write), request.content_length or 0)
+    decode.check_count("delete", len(body.delete))
+    deleted = {path_of(("body", "delete", position), name) for position, name in enumerate(body.delete)}
+    if not written and not deleted:
+        raise InvalidField(("body",), "writes nothing and deletes nothing; give `write` or `delete`")
+    writing = request.app[SERVICES].changes.write(
+        request.match_info["session_id"], tenant_of(request), written, deleted,
+        keyed=keyed, expected=expected_of(body.expected),
+    )  # fmt: skip
+    return answer(HeadAnswer((await to_the_end(request, writing, keyed)).hex()))
+
+
+@routes.put("/v1/sessions/{session_id}/files/{path:.+}")
+async def write_one(request: web.Request) -> web.Response:
+    """Write one file: the body is its content, of any type. `executable=true` makes it a program."""
+    path = path_of(("path", "path"), request.match_info["path"])
+    data = await request.read()
+    keyed = await keyed_of(request)
+    edit = FileEdit(data, request.query.get("executable") == "true")
+    expected = expected_of(request.query.get("expected"))
+    writing = request.app[SERVICES].changes.write(
+        request.match_info["session_id"], tenant_of(request), {path: edit}, keyed=keyed, expected=expected
+    )
+    return answer(HeadAnswer((await to_the_end(request, writing, keyed)).hex()))
+
+
+@routes.delete("/v1/sessions/{session_id}/files/{path:.+}")
+async def delete_one(request: web.Request) -> web.Response:
+    """Delete a file, or a directory with all in it."""
+    path = path_of(("path", "path"), request.match_info["path"])
+    keyed = await keyed_of(request)
+    expected = expected_of(request.query.get("expected"))
+    deleting = request.app[SERVICES].changes.write(
+        request.match_info["session_id"], tenant_of(request), {}, {path}, keyed=keyed, expected=expected
+    )
+    return answer(HeadAnswer((await to_the_end(request, deleting, keyed)).hex()))
+
+
+@routes.post("/v1/sessions/{session_id}/merge")
+async def merge(request: web.Request) -> web.Response:
+    """Bring in what another session changed since both were one."""
+    body = await decode.read_body(request, MergeRequest)
+    keyed = await keyed_of(request)
+    merging = request.app[SERVICES].changes.merge(
+        request.match_info["session_id"], tenant_of(request), body.start,
+        at=await snapshot_reference(request, body.at), on_conflict=body.on_conflict,
+        keyed=keyed, expected=expected_of(body.expected),
+    )  # fmt: skip
+    return answer(HeadAnswer((await to_the_end(request, merging, keyed)).hex()))
