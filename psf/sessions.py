@@ -134,8 +134,8 @@ class SessionService:
         return await to_thread(read)
 
     def is_expired(self, session: Session) -> bool:
-        """Whether it was idle for longer than its ttl."""
-        return session.expires_at_s() < self._clock()
+        """Whether it was idle for longer than its ttl, or deleted, which leaves it none."""
+        return session.ttl_s <= 0 or session.expires_at_s() < self._clock()
 
     async def rollback(
         self,
