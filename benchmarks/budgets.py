@@ -73,6 +73,21 @@ SANDBOX_BUDGETS = tuple(
 )
 """Of a whole request to `/execute_session`; so a sandbox that misses one leaves the server no chance to keep it."""
 
+_REQUESTS = ("1,000 files",)
+HISTORY_BUDGETS = (
+    Budget(
+        "a memo hit / an aiohttp echo of JSON, client and server together",
+        "memo",
+        _REQUESTS,
+        "memo hit",
+        "aiohttp echo",
+        "cpu",
+        6,
+    ),
+    Budget("a rollback beside the step after it, ms", "rollback", _REQUESTS, "rollback", None, "value", 2),
+    Budget("a fork among very many on disk, bytes", "many", _REQUESTS, "bytes for each fork", None, "value", 2048),
+)
+
 
 def verdicts(answers: Sequence[Answer], budgets: Sequence[Budget] = BUDGETS) -> list[Verdict]:
     """Of those budgets whose arms were measured."""

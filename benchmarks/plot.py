@@ -90,6 +90,16 @@ def _lines(title: str, lines: dict[str, list[tuple[float, float]]], ticks: Ticks
     return "".join(parts)
 
 
+def history_svg(answers: Sequence[Answer]) -> str:
+    """Requests about histories, and the memo's, beside a bare one."""
+    panels = [
+        _bars(f"{answer.what} (ms)", [(series.wall_median_s * 1e3, name) for name, series in answer.series.items()])
+        for answer in answers
+        if answer.question in ("moves", "memo")
+    ]
+    return _picture([_at(number, panel) for number, panel in enumerate(panels)])
+
+
 def _step_tools(answer: Answer) -> str:
     names = [name for name in answer.series if name != "psf with its mount"]
     values = [(answer.series[name].wall_median_s * 1e3, name) for name in names]
