@@ -18,12 +18,9 @@ import blake3
 import msgspec
 
 from store import snapshot as snapshots
-from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import ID_BYTES, Kind, SnapshotId
-from store.interfaces import HeadLister, ListedObjects
+from store.interfaces import HeadLister, Objects
 from store.layout import refuse_other_than_file
-from store.reachable import is_implied, mark
-from store.records import Name
 from store.snapshot import Run, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ _MAKE = "create table if not exists memo (key blob primary key, snapshot blob no
 
 
 class MemoCounts(msgspec.Struct):
-    """Since the server began. `mismatches` of `audits` did not come out as they were remembered, and were forgotten."""
+    """Since the server began. `hits` were found, audits among them; `mismatches` of `audits` did not come out as they were remembered, and were forgotten."""
 
     hits: int = 0
     misses: int = 0
@@ -51,7 +48,7 @@ def memo_key(tenant: str, parent: Snapshot, step: Run) -> bytes:
 class Memo:
     """Safe for many threads, and for many processes on one store. `audit_rate`: the share of what is found that is run again."""
 
-    def __init__(self, folder: Path, objects: ListedObjects, heads: HeadLister, audit_rate: float) -> None:
+    def __init__(self, folder: Path, objects: Objects, heads: HeadLister, audit_rate: float) -> None:
         self._objects, self._heads, self._audit_rate = objects, heads, audit_rate
         self.counts = MemoCounts()
         self._lock = threading.Lock()
@@ -60,12 +57,13 @@ class Memo:
         self._database = self._opened()
 
     def find(self, key: bytes, tenant: str) -> SnapshotId | None:
-        """The snapshot of an equal step: one that a session of the tenant's has, and that is whole."""
+        """The snapshot of an equal step. Only one in the log of a session of the tenant's: that is kept whole as long as the log is."""
         rows = self._do(lambda database: database.execute("select snapshot from memo where key = ?", (key,)).fetchall())
         found = (
             SnapshotId(rows[0][0]) if rows and isinstance(rows[0][0], bytes) and len(rows[0][0]) == ID_BYTES else None
         )
-        if found is not None and self._heads.led_to(tenant, found) and self._is_whole(found):
+        if found is not None and self._heads.led_to(tenant, found):
+            self.counts.hits += 1
             return found
         if rows:
             self.forget(key)
@@ -112,18 +110,6 @@ class Memo:
     def close(self) -> None:
         with self._lock:
             self._database.close()
-
-    def _is_whole(self, snapshot: SnapshotId) -> bool:
-        """Whether all that the snapshot needs is there, but for those before it."""
-        try:
-            parents = snapshots.decode(self._objects.get(Kind.SNAPSHOT, snapshot)).parents
-            needed: set[Name] = {(Kind.SNAPSHOT, bytes(parent)) for parent in parents}
-            before = set(needed)
-            if mark(self._objects, [(Kind.SNAPSHOT, bytes(snapshot))], needed):
-                return False
-        except (ObjectMissing, ObjectDamaged, DecodeError):
-            return False
-        return not self._objects.find_missing([name for name in needed - before if not is_implied(name)])
 
     def _do(self, act: Callable[[sqlite3.Connection], list[tuple[object, ...]]]) -> list[tuple[object, ...]]:
         """Nothing found when the database fails: the memo must not stand in the way of steps."""

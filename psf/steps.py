@@ -114,19 +114,18 @@ class Steps:
         Raises SessionMissing, SessionExpired, SandboxDiffers, SystemUnknown, RuntimeUnknown, NetworkRefused, GuaranteeMissing, KeyReused,
         HeadMoved, StepCancelled, ExecutorError, StoreError; then the head has not moved.
         """
-        if (again := await to_thread(lambda: self._again(keyed, tenant))) is not None:
+        if keyed.key and (again := await to_thread(lambda: self._again(keyed, tenant))) is not None:
             return again
         session = await self._sessions.get(session_id, tenant)
         systems.refuse(session, self._systems)
         self._runtimes.get(order.runtime or session.runtime)
         async with self._turns.take(session_id) as epoch:
-            if (again := await to_thread(lambda: self._again(keyed, tenant))) is not None:
+            if keyed.key and (again := await to_thread(lambda: self._again(keyed, tenant))) is not None:
                 return again
-            session = await self._sessions.get(session_id, tenant, retained=True)
+            session, parent = await to_thread(lambda: self._head(session_id, tenant))
             refuse_other_head(session, expected)
             runtime = self._runtimes.get(order.runtime or session.runtime)
             limits = self._limits(runtime, session.limits, order)
-            parent = await to_thread(lambda: self._snapshot(session.head))
             place = Place(session, parent, runtime, limits, epoch)
             if memo and (known := await self._from_memo(place, order, keyed)) is not None:
                 return known
@@ -211,33 +210,42 @@ class Steps:
 
     async def _from_memo(self, place: Place, order: Order, keyed: Keyed) -> Executed | None:
         """The step taken from the record of an equal one, as a snapshot and a move like any other; None when there is none to be had."""
-        if self._memo is None or not record.may_be_remembered(order, place.limits):
+        memo = self._memo
+        if memo is None or not record.may_be_remembered(order, place.limits):
             return None
         system = await self._executor.prepare(system_of(place.session))
-        step = await to_thread(lambda: self._step(place, order, system))
-        key = memo_key(place.session.tenant, place.parent, step)
-        found = await to_thread(lambda: self._memo.find(key, place.session.tenant))  # type: ignore[union-attr]
-        if found is None:
-            return None
-        if self._memo.is_audited(random.random()):  # noqa: S311 - a sample, not a secret
-            executed = await self._carry_out(place, order, keyed)
-            await to_thread(lambda: self._memo.compare(key, found, executed.snapshot))  # type: ignore[union-attr]
-            return executed
+        audited = memo.is_audited(random.random())  # noqa: S311 - a sample, not a secret
+
+        def take() -> tuple[bytes, SnapshotId | None, Executed | None]:
+            step = self._step(place, order, system)
+            key = memo_key(place.session.tenant, place.parent, step)
+            found = memo.find(key, place.session.tenant)
+            if found is None or audited:
+                return key, found, None
+            return key, found, self._as_remembered(place, order, keyed, step, found)
+
+        key, found, taken = await completed(to_thread(take))
+        if found is None or taken is not None:
+            return taken
+        executed = await self._stoppable(place, self._carry_out(place, order, keyed))
+        await to_thread(lambda: memo.compare(key, found, executed.snapshot))
+        return executed
+
+    def _as_remembered(self, place: Place, order: Order, keyed: Keyed, step: Run, found: SnapshotId) -> Executed:
+        """Move the head to the outcome of an equal step. In a thread."""
         facts = {**self._run_facts, **record.noted(order), recorded.MEMO: found.hex()}
         run_record = record.memo_record(self._clock(), facts)
-
-        def commit() -> Executed:
-            equal = self._snapshot(found)
-            after = msgspec.structs.replace(
-                equal, depth=place.parent.depth + 1, parents=(place.session.head,), step=step
-            )
-            executed = self._recorded(place.session, found, run_record)
-            identity = self._advance(place, after, run_record, keyed)
-            return msgspec.structs.replace(executed, snapshot=identity, memo=True)
-
-        return await completed(to_thread(commit))
+        executed = self._recorded(place.session, found, run_record)
+        equal = self._snapshot(found)
+        after = msgspec.structs.replace(equal, depth=place.parent.depth + 1, parents=(place.session.head,), step=step)
+        identity = self._advance(place, after, run_record, keyed)
+        return msgspec.structs.replace(executed, snapshot=identity, memo=True)
 
     # -- parts ----------------------------------------------------------------------------------------------------------
+
+    def _head(self, session_id: str, tenant: str) -> tuple[Session, Snapshot]:
+        session = self._heads.get(session_id, tenant)
+        return session, self._snapshot(session.head)
 
     def _snapshot(self, identity: SnapshotId) -> Snapshot:
         return snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))

@@ -346,7 +346,7 @@ async def test_a_sample_is_run_again_and_what_differs_is_forgotten(
     monkeypatch.setattr(api.bench.memo, "_audit_rate", 1.0)
     assert not (await ran(api, forks[0], "b=2", memo=True))["memo"]
     assert msgspec.structs.asdict(api.bench.memo.counts) | {"misses": 0} == {
-        "hits": 0,
+        "hits": 1,
         "misses": 0,
         "audits": 1,
         "mismatches": 0,
