@@ -31,7 +31,7 @@ async def api(bench: Bench) -> AsyncIterator[Api]:
 
 
 async def test_what_is_there_can_be_required(api: Api) -> None:
-    required = [name for name in guarantees.NAMES if name not in ("memory", "disk", "egress", "rename")]
+    required = [name for name in guarantees.NAMES if name not in ("memory", "disk", "rename", *guarantees.FACILITIES)]
     status, answer = await api.post("/run_code", {"language": "bash", "code": "x", "require": required})
     assert (status, answer["status"]) == (200, "Success")
 
