@@ -126,3 +126,9 @@ class StoreUnusable(StoreError):
     code = "store_unusable"
     mendable = False
     """Whether `psf store check --repair` makes it usable again."""
+
+
+class HeadsUnreachable(StoreUnusable):
+    """The server that holds the heads has not answered for as long as we have patience. What was asked may be done yet, whole or not at all."""
+
+    code = "heads_unreachable"

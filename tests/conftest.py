@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.dockerd import daemon
 from tests.dockerd.daemon import TestDaemon
+from tests.redisd import server
+from tests.redisd.server import TestRedis
 
 pytest.register_assert_rewrite("executors.testing", "store.testing")
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -74,4 +76,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def docker_daemon() -> Iterator[TestDaemon]:
     """A Docker daemon of our own, with an image of this machine in it. Skips where none can be had."""
     with daemon.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[TestRedis]:
+    """A Redis of our own, to be left running and as it is but for keys of the test's own prefix. Skips where there is none to be had."""
+    with server.running() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_server() -> Iterator[TestRedis]:
+    """A Redis of the test's own, to be done with as it likes."""
+    with server.running() as running:
         yield running

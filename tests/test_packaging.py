@@ -44,6 +44,12 @@ def test_the_table_of_languages_is_carried_unchanged(wheel: zipfile.Path) -> Non
     assert (wheel / "psf/runtimes.toml").read_bytes() == (ROOT / "psf/runtimes.toml").read_bytes()
 
 
+def test_the_scripts_for_redis_are_carried(wheel: zipfile.Path) -> None:
+    scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "store/lua").iterdir()}
+    assert scripts
+    assert {name for name in names(wheel) if name.endswith(".lua")} == scripts
+
+
 def test_the_licence_is_carried(wheel: zipfile.Path) -> None:
     assert (wheel / INFORMATION / "licenses/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 

@@ -1,0 +1,2 @@
+-- Whether these are the heads of the store, and their epoch.
+return answer('done')

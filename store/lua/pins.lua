@@ -1,0 +1,2 @@
+-- All pins.
+return answer('done', redis.call('HGETALL', base .. 'pins'))
