@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from store import moves, pins
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind
-from store.interfaces import ListedObjects, Objects, Pin, Pins
+from store.interfaces import Epochs, HeadRestorer, ListedObjects, Move, Objects, Pin, Pins, Repeats, Session
 from store.moves import Life, LoggedHeads, MoveRecord
 from store.pins import PinRecord
 from store.records import Name
@@ -28,6 +28,18 @@ class FollowingHeads(PinnedHeads, Protocol):
     """Heads that say how far they have followed each pack."""
 
     def followed_bytes(self) -> dict[int, int]: ...
+
+
+class KeptHeads(FollowingHeads, Repeats, HeadRestorer, Epochs, Protocol):
+    """The heads of a store: all that is asked of them, wherever they are, and what mends them."""
+
+    def rebuild(self, session: Session, log: Collection[Move]) -> None: ...
+
+    def rebuild_pin(self, pin: Pin) -> None: ...
+
+    def problems(self) -> list[str]: ...
+
+    def close(self) -> None: ...
 
 
 Record = MoveRecord | PinRecord

@@ -18,7 +18,8 @@ from store.files import Files
 
 HEADS = "heads.sqlite"
 HEADS_FILES = (HEADS, f"{HEADS}-wal", f"{HEADS}-shm", f"{HEADS}-journal")
-_FILES = ("FORMAT", *HEADS_FILES, "leases.lock", "gc.lock")
+REDIS = "heads.redis"
+_FILES = ("FORMAT", *HEADS_FILES, REDIS, "leases.lock", "gc.lock")
 _KEPT = ("packs", "large")
 """Directories that hold what cannot be made again: nobody but their owner may say what should be there instead."""
 _FOLDERS = (*_KEPT, "condemned", "damaged", "workspaces")

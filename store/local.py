@@ -3,7 +3,8 @@
 FORMAT       the format's name and number
 marker       what the store's records begin with (store.marker)
 packs/ large/   objects (store.packs)
-heads.sqlite    sessions and logs (store.heads)
+heads.sqlite    sessions and logs (store.heads); or
+heads.redis     which they are, of those in a Redis (store.redis_place)
 leases.lock     turns (store.leases)
 gc.lock         held by the one who sweeps or repairs
 condemned/      large blobs that gc is about to remove
@@ -29,11 +30,13 @@ from store.gc import GcReport, Sweep, alone
 from store.heads import SqliteHeads, connect
 from store.ids import Kind
 from store.journal import PackJournal
-from store.layout import is_file, refuse_strangers
+from store.journalled import KeptHeads
+from store.layout import HEADS, REDIS, is_file, refuse_strangers
 from store.leases import FileLeases
 from store.packs import SEAL_BYTES, PackObjects
 from store.pool import Workspaces
 from store.recovery import recover
+from store.redis_address import RedisSettings
 from store.repair import (
     put_damaged_heads_aside,
     put_strangers_aside,
@@ -59,7 +62,7 @@ class Mended(NamedTuple):
 
 
 class LocalStore:
-    """Opens, or makes, the store at `root`. Several processes may have it open at once.
+    """Opens, or makes, the store at `root`. Several processes may have it open at once. With `redis` its heads are there.
 
     Raises StoreUnusable when `root` is something else, of another format, or cannot be written.
     """
@@ -71,9 +74,12 @@ class LocalStore:
         *,
         connect: Callable[[Path], sqlite3.Connection] = connect,
         seal_bytes: int = SEAL_BYTES,
+        redis: RedisSettings | None = None,
+        mending: bool = False,
     ) -> None:
         self.root, self._files = root, files or Files()
         self._connect, self._seal_bytes = connect, seal_bytes
+        self._redis, self._mending = redis, mending
         try:
             self._make_root()
             with _turn(root):
@@ -102,6 +108,7 @@ class LocalStore:
         progress: Progress = no_progress,
         connect: Callable[[Path], sqlite3.Connection] = connect,
         seal_bytes: int = SEAL_BYTES,
+        redis: RedisSettings | None = None,
     ) -> Mended:
         """Check every byte, mend what can be mended (see store.repair), check again. No psf may be running on the store.
 
@@ -111,10 +118,10 @@ class LocalStore:
         refuse_running(root)
         done = put_strangers_aside(root, files) + restore_format(root, FORMAT, files)
         if not is_file(root / "FORMAT"):
-            cls(root, files, connect=connect).close()  # makes the store, or refuses what is none
+            cls(root, files, connect=connect, redis=redis).close()  # makes the store, or refuses what is none
         with alone(root):
             done += put_damaged_heads_aside(root, files, connect)
-            store = cls(root, files, connect=connect, seal_bytes=seal_bytes)
+            store = cls(root, files, connect=connect, seal_bytes=seal_bytes, redis=redis, mending=True)
             try:
                 report, findings = store.check(full=True, progress=progress)
                 if not report.clean or report.harmless:
@@ -147,16 +154,42 @@ class LocalStore:
         with contextlib.ExitStack() as opened:
             self.objects = PackObjects(self.root, self._files, seal_bytes=self._seal_bytes)
             opened.callback(self.objects.close)
-            journal = PackJournal(self.objects, self._files.tick)
-            self.heads = SqliteHeads(self.root / "heads.sqlite", journal, connect=self._connect)
+            heads, epoch = self._open_redis() if self._redis is not None else self._open_sqlite()
+            self.heads: KeptHeads = heads
             opened.callback(self.heads.close)
-            self.objects.settle = self.heads.settle
-            recover(self.objects, self.heads, journal)
-            self.leases = FileLeases(
-                self.root / "leases.lock", epoch=self.heads.epoch, entered=self.objects.enter_epoch
-            )
+            self.leases = FileLeases(self.root / "leases.lock", epoch=epoch, entered=self.objects.enter_epoch)
             self._put_empty()
             opened.pop_all()
+
+    def _open_sqlite(self) -> tuple[KeptHeads, Callable[[], int]]:
+        if os.path.lexists(self.root / REDIS):
+            raise StoreUnusable(
+                f"the heads of the store {self.root} are in Redis: name it, as redis_url or in PSF_REDIS_URL, such as"
+                " redis://localhost:6379/0"
+            )
+        journal = PackJournal(self.objects, self._files.tick)
+        heads = SqliteHeads(self.root / HEADS, journal, connect=self._connect)
+        try:
+            self.objects.settle = heads.settle
+            recover(self.objects, heads, journal)
+        except BaseException:
+            heads.close()
+            raise
+        return heads, heads.epoch
+
+    def _open_redis(self) -> tuple[KeptHeads, Callable[[], int]]:
+        try:
+            from store import redis_place  # noqa: PLC0415 - the extra `redis` may not be installed
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise StoreUnusable(
+                "heads in Redis need its client: pip install 'persistent-sandbox-fusion[redis]'"
+            ) from None
+        assert self._redis is not None
+        heads = redis_place.open_heads(self.root, self.objects, self._redis, self._files, mending=self._mending)
+        # Turns are taken where nobody may wait for a network.
+        return heads, heads.known_epoch
 
     def _put_empty(self) -> None:
         """Every session begins at the empty snapshot, so it is there before the first one. One who opened before us has synced it."""

@@ -19,6 +19,7 @@ from store.errors import StoreUnusable
 from store.files import Files
 from store.head_tables import HeadsDamaged, UnknownVersion
 from store.heads import SqliteHeads
+from store.journalled import KeptHeads
 from store.layout import HEADS, HEADS_FILES, is_directory, is_file, open_file, strangers
 from store.pack_folder import INDEX, OPEN, SealedPack, lock, packs_in
 from store.pack_writer import PackCopy
@@ -58,7 +59,7 @@ def repair_objects(
     return done
 
 
-def repair_heads(objects: PackObjects, heads: SqliteHeads) -> list[str]:
+def repair_heads(objects: PackObjects, heads: KeptHeads) -> list[str]:
     """Bring back the sessions, moves and pins that packs know and the database does not; says what was done. Raises OSError."""
     done = []
     missing = journalled.compare(heads, lambda: journalled.read_all(objects)).missing

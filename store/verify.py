@@ -11,8 +11,8 @@ import msgspec
 from store import journalled
 from store.check import CheckReport, Progress, check, form_problem, no_progress
 from store.errors import ObjectDamaged, ObjectMissing
-from store.heads import SqliteHeads
 from store.ids import Kind
+from store.journalled import KeptHeads
 from store.pack_folder import SealedPack
 from store.packs import PackObjects
 from store.records import Name, scan
@@ -47,7 +47,7 @@ class Findings(NamedTuple):
 
 
 def check_store(
-    objects: PackObjects, heads: SqliteHeads, *, full: bool, progress: Progress = no_progress
+    objects: PackObjects, heads: KeptHeads, *, full: bool, progress: Progress = no_progress
 ) -> tuple[CheckReport, Findings]:
     """Check files and then what they hold. Changes nothing. Fast: headers and indexes only; full: every byte."""
     objects.folder.refresh()
