@@ -243,7 +243,7 @@ def _report(capabilities: Capabilities, passed_over: dict[str, str], *, allow_eg
 def _open_store(settings: Settings, profile: Profile, files: Files) -> LocalStore:
     root = Path(settings.store).absolute()
     _check_store_is_hidden(root, profile)
-    return LocalStore(root, files)
+    return LocalStore(root, files, redis=settings.heads_in_redis())
 
 
 def _check_store_is_hidden(store: Path, profile: Profile) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from psf.errors import ConfigurationError
 from store import asked
+from store.redis_address import RedisSettings
 
 _MIB = 1 << 20
 
@@ -37,6 +38,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, Doc("address to listen on")] = "127.0.0.1"
     port: Annotated[int, Doc("port to listen on; 0 takes a free one")] = 8080
     store: Annotated[str, Doc("folder of the store")] = msgspec.field(default_factory=_default_store)
+    redis_url: Annotated[
+        str | None,
+        Doc("the Redis that holds sessions, such as redis://localhost:6379/0 (or REDIS_URL); none: the store"),
+    ] = None
+    redis_prefix: Annotated[str, Doc("what the store's keys in Redis begin with, in braces")] = "psf"
+    redis_durability: Annotated[
+        Literal["always", "server"],
+        Doc("always: refuse a Redis that may lose what it acknowledges; server: accept what it does"),
+    ] = "always"
     tokens: Annotated[
         str | None, Doc("TOML file of the tokens that are let in; none: whoever can reach the server")
     ] = None
@@ -111,7 +121,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def slots_here(self) -> int:
         return self.slots or 2 * (os.cpu_count() or 1)
 
+    def heads_in_redis(self) -> RedisSettings | None:
+        """Where heads are, unless they are in the store."""
+        if self.redis_url is None:
+            return None
+        return RedisSettings(self.redis_url, self.redis_prefix, self.redis_durability)
 
+
+_COMMON_REDIS_URL = "REDIS_URL"
+"""As many programs have it; our own variable, a flag and the file come before it."""
+_REDIS_PREFIX = re.compile(r"[\w.:-]{1,100}")
 _NUMBER_MAX = 1 << 50
 _MAXIMA = {"port": 65535, "sandbox_uid": (1 << 32) - 2}
 _MEMORY_BYTES_MIN = 16 * _MIB
@@ -143,6 +162,8 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
     file = flags.get("config") or environment.get("PSF_CONFIG")
     if file:
         values |= _from_file(Path(file))
+    if "redis_url" not in values and environment.get(_COMMON_REDIS_URL):
+        values["redis_url"] = _convert("redis_url", environment[_COMMON_REDIS_URL], _COMMON_REDIS_URL)
     names = set(Settings.__struct_fields__)
     for variable, text in environment.items():
         if variable.startswith("PSF_") and variable not in ("PSF_CONFIG",) and not variable.startswith("PSF_TEST_"):
@@ -222,6 +243,8 @@ def _expected(kind: Any) -> str:
 def _fault(name: str, value: Any) -> str | None:
     if name == "sandbox_options" and not all(map(_OPTION.fullmatch, value)):
         return "must be texts like docker.image=psf/pybash, NAME.OPTION=VALUE"
+    if name == "redis_prefix" and not _REDIS_PREFIX.fullmatch(value):
+        return "must be letters, digits, and the characters . _ : -"
     if value == "":
         return "must say something"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

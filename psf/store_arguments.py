@@ -101,6 +101,7 @@ def _command(parts: Any, name: str, act: str, text: str, *, json: bool = True) -
     parser: argparse.ArgumentParser = parts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("--store", metavar="TEXT", help="folder of the store (or PSF_STORE)")
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings (or PSF_CONFIG)")
+    parser.add_argument("--redis-url", metavar="TEXT", help="the Redis that holds its sessions (or PSF_REDIS_URL, REDIS_URL)")  # fmt: skip
     if json:
         parser.add_argument("--json", action="store_true", help="print JSON, show no progress")
     parser.set_defaults(act=_later(act))

@@ -43,6 +43,7 @@ from store.interfaces import Lease, Objects
 from store.known import KnownTrees
 from store.large import LARGE_BYTES
 from store.local import LocalStore
+from store.redis_address import RedisSettings
 from store.snapshot import decode
 from store.stats import stats as count
 from store.tree import Entry, EntryKind, entry_blob
@@ -70,7 +71,8 @@ def check(parsed: argparse.Namespace) -> int:
     with progress.shown(not parsed.json) as told:
         if parsed.repair:
             raise_descriptor_limit()
-            mended = LocalStore.mend(_store_folder(parsed), progress=told)
+            root, redis = _store_place(parsed)
+            mended = LocalStore.mend(root, progress=told, redis=redis)
             report, done = mended.report, mended.done
         else:
             report, done = _look(parsed, told), ()
@@ -199,14 +201,17 @@ def diff(parsed: argparse.Namespace) -> int:
 # -- parts ------------------------------------------------------------------------------------------------------------------
 
 
-def _store_folder(parsed: argparse.Namespace, *, make: bool = False) -> Path:
-    """Where the store is. Raises NotThere, unless `make`, when nothing is there: looking for a store must not make one."""
-    root = Path(config.load(vars(parsed), os.environ).store)
+def _store_place(parsed: argparse.Namespace, *, make: bool = False) -> tuple[Path, RedisSettings | None]:
+    """Where the store is, and its heads if they are not in it. Raises NotThere, unless `make`, when nothing is there: looking for a
+    store must not make one.
+    """
+    settings = config.load(vars(parsed), os.environ)
+    root, redis = Path(settings.store), settings.heads_in_redis()
     if make:
-        return root
+        return root, redis
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if any(root.iterdir()):
-            return root
+            return root, redis
     raise NotThere(f"there is no store in {root}; --store names another folder")
 
 
@@ -214,7 +219,8 @@ def _store_folder(parsed: argparse.Namespace, *, make: bool = False) -> Path:
 def opened(parsed: argparse.Namespace, *, make: bool = False) -> Iterator[LocalStore]:
     """The store, which is made if need be when `make` says so. Raises NotThere, StoreUnusable."""
     raise_descriptor_limit()
-    store = LocalStore(_store_folder(parsed, make=make))
+    root, redis = _store_place(parsed, make=make)
+    store = LocalStore(root, redis=redis)
     try:
         yield store
     finally:

@@ -14,6 +14,7 @@ from psf.errors import ConfigurationError
 
 VALUES: dict[str, tuple[str, Any]] = {
     "host": ("localhost", "localhost"), "port": ("9", 9), "store": ("/s", "/s"), "allow_unauthenticated": ("true", True),
+    "redis_url": ("redis://h/1", "redis://h/1"), "redis_prefix": ("a:b", "a:b"), "redis_durability": ("server", "server"),
     "tokens": ("/t.toml", "/t.toml"), "audit_log": ("/a.log", "/a.log"),
     "allowed_hosts": ("a,b", ("a", "b")), "slots": ("3", 3), "queue_patience_s": ("0.5", 0.5), "body_bytes_max": ("9", 9),
     "retention_s": ("0", 0.0), "gc_period_s": ("0", 0.0), "interpreter": ("/p", "/p"), "runtimes": ("/r.toml", "/r.toml"),
@@ -164,3 +165,27 @@ def test_help_says_which_settings_are_numbers() -> None:
     page = parser.format_help()
     assert all(f"--{name} NUMBER" in page for name in ("cpus", "sandbox-uid", "memory-bytes", "wall-time-s"))
     assert "--store TEXT" in page
+
+
+def test_the_redis_that_others_use_is_ours_unless_we_are_told_of_another(tmp_path: Path) -> None:
+    common = {"REDIS_URL": "redis://common"}
+    file = tmp_path / "psf.toml"
+    file.write_text('redis_url = "redis://file"')
+    assert config.load({}, common).redis_url == "redis://common"
+    assert config.load({}, {**common, "PSF_REDIS_URL": "redis://own"}).redis_url == "redis://own"
+    assert config.load({"redis_url": "redis://flag"}, common).redis_url == "redis://flag"
+    assert config.load({"config": str(file)}, common).redis_url == "redis://file"
+    assert config.load({}, {"REDIS_URL": ""}).redis_url is None
+
+
+def test_a_prefix_of_keys_has_no_braces_of_its_own() -> None:
+    for wrong in ("", "{a}", "a b", "a" * 101):
+        with pytest.raises(ConfigurationError, match="redis_prefix: must be letters"):
+            config.load({"redis_prefix": wrong}, {})
+
+
+def test_heads_are_in_redis_when_an_address_is_given() -> None:
+    assert Settings().heads_in_redis() is None
+    heads = Settings(redis_url="redis://h", redis_prefix="a", redis_durability="server").heads_in_redis()
+    assert heads is not None
+    assert (heads.url, heads.prefix, heads.durability) == ("redis://h", "a", "server")

@@ -13,7 +13,15 @@ from executors.errors import ExecutorError, FilesTooLarge, Overloaded, SandboxBr
 from psf.api import errors
 from psf.api.decode import BodyTooSlow, UnsupportedBody
 from psf.errors import GuaranteeMissing, InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
-from store.errors import HeadMoved, NotInHistory, ObjectDamaged, ObjectMissing, SessionMissing, StoreError
+from store.errors import (
+    HeadMoved,
+    HeadsUnreachable,
+    NotInHistory,
+    ObjectDamaged,
+    ObjectMissing,
+    SessionMissing,
+    StoreError,
+)
 
 OLD, NATIVE = "/execute_session", "/v1/sessions/x/fork"
 SECRET = "/srv/psf/store/heads.sqlite"
@@ -31,6 +39,7 @@ TABLE: list[tuple[Exception, int, int, str]] = [
     (FilesTooLarge("do not fit"), 422, 422, "invalid_field"),
     (ObjectDamaged("blob", "ab", "torn"), 500, 500, "object_damaged"),
     (ObjectMissing("blob", "ab"), 500, 500, "object_missing"),
+    (HeadsUnreachable("it does not answer"), 503, 503, "heads_unreachable"),
     (SandboxBroken("it broke"), 503, 503, "sandbox_broken"),
     (SandboxUnavailable("there is none"), 503, 503, "sandbox_unavailable"),
     (InvalidField(("body", "a"), "is wrong"), 422, 422, "invalid_field"),
@@ -108,7 +117,7 @@ def test_what_psf_itself_could_not_do_is_logged_and_what_was_asked_wrongly_is_no
         for error, *_ in TABLE:
             answered(error, NATIVE)
     logged = {entry.getMessage().split(":")[0] for entry in caplog.records if "incident" not in entry.getMessage()}
-    assert logged == {"ObjectDamaged", "ObjectMissing", "SandboxBroken", "SandboxUnavailable"}
+    assert logged == {"ObjectDamaged", "ObjectMissing", "HeadsUnreachable", "SandboxBroken", "SandboxUnavailable"}
 
 
 @pytest.mark.parametrize("path", [OLD, NATIVE])
