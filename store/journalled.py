@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from store import moves, pins
 from store.errors import DecodeError, ObjectDamaged, ObjectMissing
 from store.ids import Kind
-from store.interfaces import Epochs, HeadRestorer, ListedObjects, Move, Objects, Pin, Pins, Repeats, Session
+from store.interfaces import Epochs, HeadLister, HeadRestorer, ListedObjects, Move, Objects, Pin, Pins, Repeats, Session
 from store.moves import Life, LoggedHeads, MoveRecord
 from store.pins import PinRecord
 from store.records import Name
@@ -30,7 +30,7 @@ class FollowingHeads(PinnedHeads, Protocol):
     def followed_bytes(self) -> dict[int, int]: ...
 
 
-class KeptHeads(FollowingHeads, Repeats, HeadRestorer, Epochs, Protocol):
+class KeptHeads(FollowingHeads, HeadLister, Repeats, HeadRestorer, Epochs, Protocol):
     """The heads of a store: all that is asked of them, wherever they are, and what mends them."""
 
     def rebuild(self, session: Session, log: Collection[Move]) -> None: ...

@@ -50,7 +50,7 @@ def _nothing() -> None:
 
 
 class RedisHeads:
-    """`Heads`, `Repeats`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs`. Any number of threads, processes and machines.
+    """`Heads`, `HeadLister`, `Repeats`, `HeadSweeper`, `HeadRestorer`, `Pins` and `Epochs`. Any number of threads, processes and machines.
 
     `identity` is the store's, as `claim` has settled it. `sync` makes durable what was put into the store's objects. Raises StoreUnusable,
     from any method, when Redis is not there, refuses, or has lost something.
@@ -126,6 +126,14 @@ class RedisHeads:
 
     def made_under(self, key: bytes) -> list[Moved]:
         return [values.moved(found) for found in self._ask("made_under", key).rest[0]] if key else []
+
+    def sessions(self, tenant: str, *, before: tuple[float, str] | None = None, limit: int) -> list[Session]:
+        start = values.place(before[0]) + before[1] if before is not None else ""
+        found = self._ask("sessions", tenant, start, limit).rest[0]
+        return [values.session(name, values.mapping(flat)) for name, flat in found]
+
+    def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
+        return bool(self._ask("led_to", tenant, snapshot).rest[0])
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 
@@ -219,7 +227,7 @@ class RedisHeads:
 
     def rebuild(self, session: Session, log: Collection[Move]) -> None:
         """Put a session and its whole log in place of what there is of it. The journal is not told: it has told us."""
-        self._change("add", "instead", 1, *_added(session, list(log)))
+        self._change("add", "instead", 1, *values.added(session, list(log)))
 
     def rebuild_pin(self, pin: Pin) -> None:
         """Set a pin. The journal is not told: it has told us."""
@@ -253,7 +261,7 @@ class RedisHeads:
     # -- parts ----------------------------------------------------------------------------------------------------------
 
     def _add(self, mode: str, sessions: list[tuple[Session, Sequence[Move]]], epoch: int | None) -> None:
-        parts = [part for session, log in sessions for part in _added(session, log)]
+        parts = [part for session, log in sessions for part in values.added(session, log)]
         self._change("add", mode, len(sessions), *parts, epoch=epoch)
         self._write_down([moved for session, log in sessions for moved in left_by(session, log)])
 
@@ -382,11 +390,6 @@ def claim(server: RedisServer, identity: str) -> str:
     """Have a Redis that holds no heads hold those of a store; returns whose it holds then."""
     found: bytes = server.run("claim", lambda _: (identity,))
     return found.decode(errors="replace")
-
-
-def _added(session: Session, log: Sequence[Move]) -> list[Argument]:
-    fields = values.session_fields(session, log[-1].sequence)
-    return [session.session_id, len(fields), *fields, len(log), *values.entries(log)]
 
 
 def _batches(names: list[bytes], size: int) -> Iterator[list[bytes]]:

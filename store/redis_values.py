@@ -15,6 +15,7 @@ empty when there is none; numbers are decimal; limits as store.asked writes them
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -57,7 +58,18 @@ def field(name: str, value: Any) -> list[bytes | str]:
 def session_fields(session: Session, sequence: int) -> list[bytes | str]:
     """All fields of a session whose last move is `sequence`: names and values in turn."""
     written = [part for name, value in msgspec.structs.asdict(session).items() for part in field(name, value)]
-    return [*written, "sequence", str(sequence)]
+    return [*written, "sequence", str(sequence), "place", place(session.created_at_s)]
+
+
+def added(session: Session, log: Sequence[Move]) -> list[bytes | str | int]:
+    """A session with its log, as `store/lua/add.lua` takes it."""
+    fields = session_fields(session, log[-1].sequence)
+    return [session.session_id, len(fields), *fields, len(log), *entries(log)]
+
+
+def place(created_at_s: float) -> str:
+    """A time as text that sorts as times do: the bits of a number that is not negative, the highest first (IEEE 754)."""
+    return struct.pack(">d", created_at_s).hex()
 
 
 def session(session_id: bytes, fields: Fields) -> Session:
@@ -65,7 +77,7 @@ def session(session_id: bytes, fields: Fields) -> Session:
     try:
         texts = {name.decode(): value for name, value in fields.items()}
         head, limits, name = texts.pop("head"), texts.pop("limits").decode(), texts.pop("name").decode()
-        del texts["sequence"]
+        del texts["sequence"], texts["place"]
         values: dict[str, Any] = {
             each: float(value) if each.endswith("_s") else value.decode() for each, value in texts.items()
         }

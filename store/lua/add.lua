@@ -26,6 +26,7 @@ for _, one in ipairs(added) do
         remove(one.id)
     end
     redis.call('HSET', base .. 'session:' .. one.id, unpack(ARGV, one.fields, one.moves - 2))
+    list(one.id)
     for move = one.moves, one.after - 1, 3 do
         append(one.id, ARGV[move], ARGV[move + 1], ARGV[move + 2])
     end

@@ -36,7 +36,26 @@ local function index_member(key, id, sequence)
     return key .. id .. string.format('\0%016d', tonumber(sequence))
 end
 
+-- The snapshot that a move led to. Its entry is msgpack of [0, kind, from or nil, to, ...], both of 32 bytes, which Redis's own reader of
+-- msgpack does not know as what they are.
+local function led_to(entry)
+    local at = 3
+    local length = string.byte(entry, at)
+    at = length == 0xd9 and at + 2 + string.byte(entry, at + 1) or at + 1 + length - 0xa0
+    at = string.byte(entry, at) == 0xc0 and at + 1 or at + 34
+    return string.sub(entry, at + 2, at + 33)
+end
+
+-- How many moves of a tenant's sessions led to a snapshot. `by`: 1, or -1 when they go.
+local function count_led(tenant, entry, by)
+    local led, snapshot = base .. 'led:' .. tenant, led_to(entry)
+    if redis.call('HINCRBY', led, snapshot, by) <= 0 then
+        redis.call('HDEL', led, snapshot)
+    end
+end
+
 local function append(id, sequence, key, entry)
+    count_led(redis.call('HGET', base .. 'session:' .. id, 'tenant'), entry, 1)
     redis.call('HSET', base .. 'log:' .. id, sequence, call .. entry)
     if key ~= '' then
         redis.call('HSET', base .. 'keyed:' .. id, sequence, key)
@@ -49,7 +68,19 @@ local function set_expiry(id)
     redis.call('ZADD', base .. 'sessions', tonumber(times[1]) + tonumber(times[2]), id)
 end
 
+local function list(id)
+    local known_by = redis.call('HMGET', base .. 'session:' .. id, 'tenant', 'place')
+    redis.call('ZADD', base .. 'tenant:' .. known_by[1], 0, known_by[2] .. id)
+end
+
 local function remove(id)
+    local known_by = redis.call('HMGET', base .. 'session:' .. id, 'tenant', 'place')
+    if known_by[1] then
+        redis.call('ZREM', base .. 'tenant:' .. known_by[1], known_by[2] .. id)
+        for _, entry in ipairs(redis.call('HVALS', base .. 'log:' .. id)) do
+            count_led(known_by[1], string.sub(entry, #call + 1), -1)
+        end
+    end
     local keyed = redis.call('HGETALL', base .. 'keyed:' .. id)
     for at = 1, #keyed, 2 do
         redis.call('ZREM', base .. 'keys', index_member(keyed[at + 1], id, keyed[at]))
