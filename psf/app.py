@@ -31,7 +31,7 @@ from psf.descriptors import raise_descriptor_limit
 from psf.errors import CannotListen, ConfigurationError
 from psf.limits import LimitRules, cut_settings, rules_of
 from psf.memo import Memo
-from psf.services import Services, compose
+from psf.services import Services, TenantLimits, compose
 from psf.sweeper import Sweeper
 from psf.systems import DOCKER, SystemRules
 from store.files import Files
@@ -214,6 +214,7 @@ def _services(
     return compose(
         store.objects, store.heads, store.leases, executor, table,
         folder=store.root, systems=systems, rules=rules, run_facts=facts, clock=time.time, memo=memo,
+        tenants=TenantLimits(settings.tenant_sessions_max, settings.tenant_steps_max),
     )  # fmt: skip
 
 

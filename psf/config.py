@@ -109,6 +109,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk_inodes_max: Annotated[int, Doc("most files in the work directory a run may ask for")] = 1_000_000
     cpus: Annotated[float | None, Doc("how many processors' time a run gets")] = None
     cpus_max: Annotated[float | None, Doc("most processors a run may ask for")] = None
+    tenant_sessions_max: Annotated[int, Doc("sessions that each tenant may have")] = 1_000_000
+    tenant_steps_max: Annotated[int, Doc("steps of each tenant that run or wait at once")] = 10_000
     memo_audit_rate: Annotated[
         float, Doc("share of steps that the memo knows and that run all the same, to be compared")
     ] = 0.01

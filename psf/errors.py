@@ -104,6 +104,15 @@ class KeyReused(PsfError):
         )
 
 
+class QuotaReached(PsfError):
+    """A tenant has as much as it may have. `what` it has, and how it gets room again."""
+
+    code = "quota_reached"
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}; {advice}")
+
+
 class StepCancelled(PsfError):
     """Somebody asked for the step to be stopped. The head has not moved."""
 

@@ -14,16 +14,26 @@ from psf.memo import Memo
 from psf.reading import Reading
 from psf.replays import Replays
 from psf.runtimes import Runtimes
-from psf.sessions import SessionHeads, SessionService
+from psf.sessions import SESSIONS_MAX, SessionHeads, SessionService
 from psf.steps import Steps
 from psf.systems import SystemRules
 from psf.tags import Tags
-from psf.turns import Turns
+from psf.turns import SHARE_MAX, Turns
 from store.interfaces import HeadRestorer, HeadSweeper, Leases, ListedObjects, Pins
 
 
 class ServiceHeads(SessionHeads, Pins, HeadSweeper, HeadRestorer, Protocol):
     """Heads with all that is asked of them here."""
+
+
+class TenantLimits(NamedTuple):
+    """What each tenant may have: sessions, and steps that run or wait at once."""
+
+    sessions: int = SESSIONS_MAX
+    steps: int = SHARE_MAX
+
+
+AMPLE = TenantLimits()
 
 
 class Services(NamedTuple):
@@ -53,10 +63,13 @@ def compose(
     run_facts: dict[str, object],
     clock: Callable[[], float],
     memo: Memo | None = None,
+    tenants: TenantLimits = AMPLE,
 ) -> Services:
     """`folder` lies on the store's file system. `clock` gives seconds since 1970; `run_facts` is what every run record repeats."""
-    turns = Turns(leases)
-    sessions = SessionService(objects, heads, leases, turns, executor, runtimes, systems=systems, clock=clock)
+    turns = Turns(leases, tenants.steps)
+    sessions = SessionService(
+        objects, heads, leases, turns, executor, runtimes, systems=systems, clock=clock, sessions_max=tenants.sessions
+    )
     steps = Steps(
         objects, heads, turns, sessions, executor, runtimes,
         systems=systems, run_facts=run_facts, clock=clock, rules=rules, memo=memo,

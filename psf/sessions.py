@@ -15,7 +15,7 @@ import msgspec
 from executors.completion import completed
 from executors.interfaces import OWN_SYSTEM, Executor, System
 from psf import systems
-from psf.errors import InvalidField, SessionExpired
+from psf.errors import InvalidField, QuotaReached, SessionExpired
 from psf.history import find_snapshot
 from psf.repeats import made_before
 from psf.runtimes import Runtimes
@@ -40,6 +40,7 @@ from store.interfaces import (
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 
 FORKS_MAX = 10_000
+SESSIONS_MAX = 1_000_000
 DELETED = "deleted"
 
 
@@ -61,10 +62,11 @@ class SessionService:
         *,
         systems: SystemRules,
         clock: Callable[[], float],
+        sessions_max: int = SESSIONS_MAX,
     ) -> None:
         self._objects, self._heads, self._leases, self._turns = objects, heads, leases, turns
         self._executor, self._runtimes = executor, runtimes
-        self._systems, self._clock = systems, clock
+        self._systems, self._clock, self._sessions_max = systems, clock, sessions_max
 
     async def create(
         self,
@@ -92,6 +94,7 @@ class SessionService:
             def act() -> Session:
                 if made := made_before(self._heads, keyed, tenant):
                     return _as_begun(made[0].session, made[0].move)
+                self._refuse_more(tenant, 1)
                 now_s = self._clock()
                 session = Session(
                     _new_id(), tenant, name, begin(), runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
@@ -214,6 +217,7 @@ class SessionService:
             def act() -> list[Session]:
                 if made := made_before(self._heads, keyed, tenant):
                     return [_as_begun(moved.session, moved.move) for moved in made]
+                self._refuse_more(tenant, len(names))
                 session = self._heads.get(session_id, tenant)
                 head = session.head if start is None else find_snapshot(self._objects, self._heads, session, start)
                 now_s = self._clock()
@@ -231,6 +235,12 @@ class SessionService:
                 return forks
 
             return await completed(to_thread(act))
+
+    def _refuse_more(self, tenant: str, more: int) -> None:
+        """Raises QuotaReached when the tenant has so many sessions that it may not have so many more. In a thread."""
+        if (count := self._heads.count(tenant)) + more > self._sessions_max:
+            advice = "those that expired count until they are not retained any more (retention_s)"
+            raise QuotaReached(f"there are {count} sessions of {self._sessions_max}, too many for {more} more", advice)
 
     async def log(self, session_id: str, tenant: str, *, before: int | None, limit: int) -> list[tuple[Move, Snapshot]]:
         """Moves of the head, newest first, each with the snapshot it led to. Also of an expired session that is retained."""

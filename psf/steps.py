@@ -119,6 +119,20 @@ class Steps:
         session = await self._sessions.get(session_id, tenant)
         systems.refuse(session, self._systems)
         self._runtimes.get(order.runtime or session.runtime)
+        with self._turns.share(tenant):
+            return await self._in_turn(session_id, tenant, order, keyed, expected, memo=memo, watch=watch)
+
+    async def _in_turn(
+        self,
+        session_id: str,
+        tenant: str,
+        order: Order,
+        keyed: Keyed,
+        expected: SnapshotId | None,
+        *,
+        memo: bool,
+        watch: StageWatch | None,
+    ) -> Executed:
         async with self._turns.take(session_id) as epoch:
             if keyed.key and (again := await to_thread(lambda: self._again(keyed, tenant))) is not None:
                 return again

@@ -15,6 +15,8 @@ from store.local import LocalStore
 _log = logging.getLogger("psf")
 PERIOD_S = 60.0
 PAUSE_S = 0.2
+CLOCK_SLACK_S = 60.0
+"""How much further than ours the clock may be set at a time."""
 
 
 class SweepStopped(Exception):
@@ -28,6 +30,7 @@ class Sweeper:
         self._store, self._retention_s, self._gc_period_s = store, retention_s, gc_period_s
         self._patience_s = patience_s
         self._stopping = threading.Event()
+        self._began_s, self._began_monotonic_s = time.time(), time.monotonic()
 
     async def run(self) -> None:
         """Goes on until cancelled, and then ends only when nothing of it is under way any more."""
@@ -53,10 +56,15 @@ class Sweeper:
             _log.error("%s failed, trying again later: %s", what, error, exc_info=detail)
 
     def _drop_expired(self) -> None:
-        horizon_s = time.time() - self._retention_s
+        horizon_s = self._time_s() - self._retention_s
         dropped = self._store.heads.drop_unused_since(horizon_s, is_running=self._store.leases.is_held)
         if dropped:
             _log.info("%d expired sessions dropped", dropped)
+
+    def _time_s(self) -> float:
+        """The time, but never later than as much as has passed since we began: a clock that is set forward drops nobody's sessions."""
+        passed_s = time.monotonic() - self._began_monotonic_s
+        return min(time.time(), self._began_s + passed_s + CLOCK_SLACK_S)
 
     def _collect(self) -> None:
         report = self._store.sweep(dry=False, pause=patience(self._patience_s, self._tick), progress=self._progress)

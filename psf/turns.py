@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -13,6 +14,7 @@ from store.interfaces import Leases
 
 TURN_POLL_S_MIN, TURN_POLL_S_MAX = 0.002, 0.05
 WAITING_STEPS_MAX = 100
+SHARE_MAX = 10_000
 
 _Value = TypeVar("_Value")
 
@@ -20,9 +22,23 @@ _Value = TypeVar("_Value")
 class Turns:
     """The turns of one process on the sessions of a store, by leases that all processes share."""
 
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
+    def __init__(self, leases: Leases, share_max: int = SHARE_MAX) -> None:
+        self._leases, self._share_max = leases, share_max
+        self._shares: Counter[str] = Counter()
         self._queues: WeakValueDictionary[str, _Queue] = WeakValueDictionary()
+
+    @contextmanager
+    def share(self, tenant: str) -> Iterator[None]:
+        """Be one of the steps of a tenant that run or wait. Raises Overloaded when there are too many: others want to run, too."""
+        if self._shares[tenant] >= self._share_max:
+            raise Overloaded(f"{self._share_max} steps of yours run or wait already")
+        self._shares[tenant] += 1
+        try:
+            yield
+        finally:
+            self._shares[tenant] -= 1
+            if not self._shares[tenant]:
+                del self._shares[tenant]
 
     @asynccontextmanager
     async def take(self, session_id: str) -> AsyncIterator[int]:

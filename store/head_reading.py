@@ -53,6 +53,10 @@ class SqliteHeadsReader:
         )  # fmt: skip
         return [head_tables.session(row) for row in rows]
 
+    def count(self, tenant: str) -> int:
+        rows = self._read("select count(*) from sessions where tenant = ?", tenant)
+        return head_tables.count(rows[0], "sessions.tenant")
+
     def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
         found = self._read(
             "select 1 from log join sessions using (session_id) where to_snapshot = ? and tenant = ? limit 1",

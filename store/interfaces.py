@@ -188,6 +188,10 @@ class HeadLister(Protocol):
         """The tenant's sessions, expired or not, those created last first; those before (creation, id)."""
         ...
 
+    def count(self, tenant: str) -> int:
+        """How many sessions the tenant has, expired ones too."""
+        ...
+
     def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
         """Whether a move of one of the tenant's sessions led to this snapshot."""
         ...

@@ -148,6 +148,9 @@ class MemoryHeads:
         older = [place for place in sorted(places, reverse=True) if before is None or place < before]
         return [places[place] for place in older if places[place].tenant == tenant][:limit]
 
+    def count(self, tenant: str) -> int:
+        return sum(session.tenant == tenant for session in self._sessions.values())
+
     def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
         own = [name for name, session in self._sessions.items() if session.tenant == tenant]
         return any(move.to_snapshot == snapshot for name in own for move in self._logs[name])

@@ -132,8 +132,11 @@ class RedisHeads:
         found = self._ask("sessions", tenant, start, limit).rest[0]
         return [values.session(name, values.mapping(flat)) for name, flat in found]
 
+    def count(self, tenant: str) -> int:
+        return int(self._ask("tenant", tenant, "").rest[0])
+
     def led_to(self, tenant: str, snapshot: SnapshotId) -> bool:
-        return bool(self._ask("led_to", tenant, snapshot).rest[0])
+        return bool(self._ask("tenant", tenant, snapshot).rest[1])
 
     # -- HeadRestorer ---------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from importlib import resources
 _FOLDER = resources.files("store") / "lua"
 CLAIM = "claim"
 CHANGES = ("advance", "add", "extend", "drop", "pin", "unpin", "epochs")
-LOOKS = ("look", "read", "made_under", "sessions", "led_to", "expired", "scan", "pins")
+LOOKS = ("look", "read", "made_under", "sessions", "tenant", "expired", "scan", "pins")
 
 
 def _text(*names: str) -> str:

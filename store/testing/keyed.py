@@ -84,6 +84,7 @@ class KeyedContract:
             before = (page[-1].created_at_s, page[-1].session_id)
         assert seen == ["a4", "a3", "a2", "a1", "a0"]
         assert heads.sessions("nobody", limit=9) == []
+        assert [heads.count(tenant) for tenant in ("alice", "bob", "nobody")] == [5, 5, 0]
 
     def test_where_moves_led_is_known_to_their_tenant_alone(self, heads: RepeatableHeads) -> None:
         heads.create([session("a"), session("b", tenant="bob")], "create")

@@ -14,7 +14,7 @@ from psf.limits import LimitRules
 from psf.memo import Memo
 from psf.record import Order
 from psf.runtimes import Runtimes
-from psf.services import Services, compose
+from psf.services import AMPLE, Services, TenantLimits, compose
 from psf.systems import SystemRules
 from store.local import LocalStore
 
@@ -57,13 +57,13 @@ class Bench:
         self.services = self.another()
         self.service, self.steps, self.changes = self.services.sessions, self.services.steps, self.services.changes
 
-    def another(self, sandbox: str = "fake", images: tuple[str, ...] = ()) -> Services:
+    def another(self, sandbox: str = "fake", images: tuple[str, ...] = (), tenants: TenantLimits = AMPLE) -> Services:
         """Further services on the same store, as another process has them."""
         table = Runtimes(runtimes.load(), "/usr/bin/python3", None)
         self.memo = Memo(self._root, self.store.objects, self.store.heads, self.audit_rate)
         return compose(
             self.store.objects, self.store.heads, self.store.leases, self._wrap(self.fake), table,
-            folder=self._root, systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules, memo=self.memo,
+            folder=self._root, systems=SystemRules(sandbox, images=images), run_facts={"sandbox": sandbox}, clock=self.clock, rules=self.rules, memo=self.memo, tenants=tenants,
         )  # fmt: skip
 
     def close(self) -> None:

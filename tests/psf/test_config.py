@@ -25,7 +25,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "file_bytes": ("11", 11), "file_bytes_max": ("12", 12), "scratch_bytes": ("5000", 5000), "scratch_bytes_max": ("6000", 6000), "scratch_inodes": ("40", 40),
     "scratch_inodes_max": ("50", 50), "open_files": ("60", 60), "open_files_max": ("70", 70), "disk_bytes": ("80", 80), "disk_bytes_max": ("90", 90),
     "disk_inodes": ("100", 100), "disk_inodes_max": ("110", 110), "cpus": ("0.5", 0.5), "cpus_max": ("2", 2.0), "allow_egress": ("true", True),
-    "log_level": ("debug", "debug"), "docker_images": ("a:1,b", ("a:1", "b")), "memo_audit_rate": ("0.5", 0.5),
+    "log_level": ("debug", "debug"), "docker_images": ("a:1,b", ("a:1", "b")), "memo_audit_rate": ("0.5", 0.5), "tenant_sessions_max": ("5", 5), "tenant_steps_max": ("6", 6),
 }  # fmt: skip
 each_setting = pytest.mark.parametrize("name", VALUES)
 

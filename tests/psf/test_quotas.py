@@ -1,0 +1,39 @@
+"""What one tenant may have, so that others have something, too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from executors.errors import Overloaded
+from psf.errors import QuotaReached
+from psf.record import Order
+from psf.services import TenantLimits
+from tests.psf.service import Bench
+
+ORDER = Order(b"a=1", keep="all")
+
+
+async def test_a_tenant_has_so_many_sessions_and_others_have_theirs(bench: Bench) -> None:
+    sessions = bench.another(tenants=TenantLimits(sessions=3)).sessions
+    first = await sessions.create("bash", 60, "one")
+    with pytest.raises(QuotaReached, match=r"1 sessions of 3, too many for 3 more; .*retention_s"):
+        await sessions.fork(first.session_id, "one", names=(None,) * 3)
+    await sessions.fork(first.session_id, "one", names=(None,) * 2)
+    with pytest.raises(QuotaReached):
+        await sessions.create("bash", 60, "one")
+    assert bench.store.heads.count("one") == 3
+    assert await sessions.create("bash", 60, "two")
+
+
+async def test_a_tenant_has_so_many_steps_at_once_and_others_have_theirs(bench: Bench) -> None:
+    services = bench.another(tenants=TenantLimits(steps=2))
+    ids = [(await services.sessions.create("bash", 60, "one")).session_id for _ in range(3)]
+    other = (await services.sessions.create("bash", 60, "two")).session_id
+    steps = [asyncio.ensure_future(services.steps.execute(one, "one", ORDER)) for one in ids]
+    beside = await services.steps.execute(other, "two", ORDER)
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    assert beside.snapshot is not None
+    assert [isinstance(result, Overloaded) for result in results].count(True) == 1
+    assert (await services.steps.execute(ids[0], "one", ORDER)).snapshot is not None
