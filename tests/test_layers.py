@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("psf", "executors", "store")
+PACKAGES = ("psf", "executors", "store", "psf/client", "psf/api")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -40,10 +40,19 @@ def test_empty_packages_break_nothing(empty_house: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "imported"),
-    [("store", "executors"), ("store", "psf"), ("executors", "psf"), ("store", "aiohttp"), ("executors", "aiohttp")],
+    [
+        ("store", "executors"),
+        ("store", "psf"),
+        ("executors", "psf"),
+        ("store", "aiohttp"),
+        ("executors", "aiohttp"),
+        ("psf/client", "store"),
+        ("psf/client", "executors"),
+        ("psf/client", "psf.api"),
+    ],
 )
 def test_an_import_against_the_rule_is_found(empty_house: Path, package: str, imported: str) -> None:
     (empty_house / package / "__init__.py").write_text(f"import {imported}\n")
     result = lint_imports(empty_house)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert f"{package} -> {imported}" in result.stdout
+    assert f"{package.replace('/', '.')} -> {imported}" in result.stdout
