@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.typedefs import Middleware
 
 import psf
@@ -57,6 +57,8 @@ def build(
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except ClientConnectionResetError:
+        return web.Response(status=499)  # who asked has gone away while the answer was written; nobody gets this one
     except Exception as error:  # noqa: BLE001 - the last line: everything becomes an answer
         return to_response(error, request.path)
 
