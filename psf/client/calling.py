@@ -165,6 +165,8 @@ class Caller:
         if self._connections is None:
             connector = aiohttp.TCPConnector(limit=0, socket_factory=_lively_socket)
             self._connections = aiohttp.ClientSession(connector=connector)
+            # It would ask again by itself what HTTP takes to be repeatable, and nobody would know.
+            self._connections._retry_connection = False  # noqa: SLF001 - there is no other way to say it
         return self._connections
 
 
