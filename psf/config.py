@@ -138,6 +138,8 @@ _MAXIMA = {"port": 65535, "sandbox_uid": (1 << 32) - 2}
 _MEMORY_BYTES_MIN = 16 * _MIB
 _MEMORIES = ("memory_bytes", "memory_bytes_max")
 _PATHS = ("store", "tokens", "audit_log", "interpreter", "runtimes", "read_only_paths", "bubblewrap", "nsjail")
+_NO_SETTINGS = frozenset({"PSF_CONFIG", "PSF_URL", "PSF_TOKEN"})
+"""Where settings are, and what clients are told: which server, and by what token."""
 _OPTION = re.compile(r"[\w-]+\.[\w-]+=.+", re.DOTALL)
 _BEFORE_OPTION = r",(?=[\w-]+\.[\w-]+=)"
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -168,7 +170,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
         values["redis_url"] = _convert("redis_url", environment[_COMMON_REDIS_URL], _COMMON_REDIS_URL)
     names = set(Settings.__struct_fields__)
     for variable, text in environment.items():
-        if variable.startswith("PSF_") and variable not in ("PSF_CONFIG",) and not variable.startswith("PSF_TEST_"):
+        if variable.startswith("PSF_") and variable not in _NO_SETTINGS and not variable.startswith("PSF_TEST_"):
             name = variable.removeprefix("PSF_").lower()
             if name not in names:
                 raise ConfigurationError(f"{variable}: {_no_setting(name)}")

@@ -189,3 +189,8 @@ def test_heads_are_in_redis_when_an_address_is_given() -> None:
     heads = Settings(redis_url="redis://h", redis_prefix="a", redis_durability="server").heads_in_redis()
     assert heads is not None
     assert (heads.url, heads.prefix, heads.durability) == ("redis://h", "a", "server")
+
+
+def test_what_clients_are_told_by_variables_is_no_setting_and_no_fault() -> None:
+    told = {"PSF_URL": "http://127.0.0.1:1", "PSF_TOKEN": "psf_x", "PSF_PORT": "9"}
+    assert config.load({}, told).port == 9
