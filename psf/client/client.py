@@ -127,6 +127,7 @@ class Client(Snapshots):
     # -- tags, and the server -------------------------------------------------------------------------------------------
 
     async def tags(self) -> list[Tag]:
+        """The caller's names for snapshots."""
         return (await self._caller.answer(Asked("GET", "/v1/tags"), _Tags)).tags
 
     async def tag(
@@ -151,6 +152,7 @@ class Client(Snapshots):
         return (await self._caller.answer(Asked("GET", "/v1/runtimes"), _Runtimes)).runtimes
 
     async def health(self) -> Health:
+        """The server: its version, its sandbox, and what that guarantees."""
         return await self._caller.answer(Asked("GET", "/healthz"), Health)
 
 

@@ -58,6 +58,7 @@ class Session:
     # -- the session itself ---------------------------------------------------------------------------------------------
 
     async def info(self) -> SessionInfo:
+        """What it is now."""
         return await self._caller.answer(asking("GET", self._path), SessionInfo)
 
     async def change(
@@ -77,6 +78,7 @@ class Session:
         await self._caller.data(asking("DELETE", self._path, removes=True))
 
     async def undelete(self, *, ttl_s: float | None = None, key: str | None = None) -> SessionInfo:
+        """Let it live again, with `ttl_s` or as long as before."""
         asked = asking("POST", f"{self._path}/undelete", given(ttl_s=ttl_s), key=key or new_key())
         return await self._caller.answer(asked, SessionInfo)
 
