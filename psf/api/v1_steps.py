@@ -240,18 +240,27 @@ def _difference(one: Difference) -> DifferenceAnswer:
 async def _streamed(
     request: web.Request, step: Callable[[StageWatch], Coroutine[Any, Any, Executed]]
 ) -> web.StreamResponse:
-    """Events `stdout` and `stderr` ({stage, text}), then `result` (the answer) or `error`. Comments keep the connection open."""
+    """Events `stdout` and `stderr` ({stage, text}), then `result` (the answer) or `error`. Comments keep the connection open.
+
+    What is not UTF-8 comes as `base64` too, and as text with replacement characters.
+    """
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    decoders: defaultdict[tuple[str, str], codecs.IncrementalDecoder] = defaultdict(
-        lambda: codecs.getincrementaldecoder("utf-8")("replace")
-    )
+    begun: defaultdict[tuple[str, str], bytes] = defaultdict(bytes)
+    """Of each stream the first bytes of a character whose others have not come yet."""
 
     def watch(stage: str, stream: str, data: bytes) -> None:
-        if text := decoders[stage, stream].decode(data):
-            events.put_nowait(_event(stream, {"stage": stage, "text": text}))
+        printed, begun[stage, stream] = _pieces(begun[stage, stream] + data)
+        if printed:
+            events.put_nowait(_event(stream, {"stage": stage, **printed}))
+
+    def end(_: object) -> None:
+        for (stage, stream), data in begun.items():
+            if data:
+                events.put_nowait(_event(stream, {"stage": stage, **_undecoded(data)}))
+        events.put_nowait(None)
 
     task = asyncio.ensure_future(step(watch))
-    task.add_done_callback(lambda _: events.put_nowait(None))
+    task.add_done_callback(end)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     try:
         await response.prepare(request)
@@ -262,6 +271,19 @@ async def _streamed(
     finally:
         task.cancel()  # who has gone away cancels what has no key: that goes on in a task of its own
     return response
+
+
+def _pieces(data: bytes) -> tuple[dict[str, str], bytes]:
+    """What can be told of these bytes, and those of a character that is not whole yet. Pure."""
+    try:
+        text, used = codecs.utf_8_decode(data, "strict", False)
+    except UnicodeDecodeError:
+        return _undecoded(data), b""
+    return ({"text": text} if text else {}), data[used:]
+
+
+def _undecoded(data: bytes) -> dict[str, str]:
+    return {"text": data.decode(errors="replace"), "base64": base64.b64encode(data).decode()}
 
 
 async def _next(events: asyncio.Queue[bytes | None]) -> bytes | None:
