@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
@@ -21,6 +22,19 @@ class Event(msgspec.Struct, frozen=True):
     kind: Literal["stdout", "stderr", "restarted"]
     stage: str = ""
     text: str = ""
+    base64: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The very bytes, also where they are not UTF-8."""
+        return self.text.encode() if self.base64 is None else b64decode(self.base64)
+
+
+def _event_of(kind: Literal["stdout", "stderr"], stage: str, data: bytes) -> Event:
+    try:
+        return Event(kind, stage, data.decode())
+    except UnicodeDecodeError:
+        return Event(kind, stage, data.decode(errors="replace"), b64encode(data).decode())
 
 
 class EventParser:
@@ -101,7 +115,7 @@ class Stream:
                         told.clear()
                         yield Event("restarted")
                     broken = False
-                    told[event.stage, event.kind] += len(event.text)
+                    told[event.stage, event.kind] += len(event.data)
                     yield event
                 break
             except (Unreachable, Refused) as error:
@@ -129,21 +143,19 @@ class Stream:
                         raise _failure(data)
                     if name in ("stdout", "stderr"):
                         given = decoded(data, dict[str, Any])
-                        yield Event(name, str(given.get("stage", "")), str(given.get("text", "")))  # type: ignore[arg-type]
+                        yield msgspec.convert({**given, "kind": name}, Event)
         raise Unreachable("the events ended before the step did")
 
 
 def _untold(result: Result, told: Counter[tuple[str, str]]) -> Iterator[Event]:
     """What a step printed after that which was told of it. Of output that was cut it cannot be said where that ended."""
     for name, stage in result.stages.items():
-        kinds: tuple[tuple[Literal["stdout", "stderr"], str], ...] = (
-            ("stdout", stage.stdout),
-            ("stderr", stage.stderr),
-        )
-        for kind, text in kinds:
+        kinds: tuple[tuple[Literal["stdout", "stderr"], bytes], ...]
+        kinds = (("stdout", stage.stdout_data), ("stderr", stage.stderr_data))
+        for kind, data in kinds:
             known = told[name, kind]
-            if (not known or not stage.truncated) and (rest := text[known:]):
-                yield Event(kind, name, rest)
+            if (not known or not stage.truncated) and (rest := data[known:]):
+                yield _event_of(kind, name, rest)
 
 
 def _failure(data: bytes) -> Refused:

@@ -305,3 +305,11 @@ async def test_folders_are_put_and_got_and_nothing_leads_out_of_them(session: Se
     (tmp_path / "empty").mkdir()
     with pytest.raises(Misused):
         await session.put(tmp_path / "empty", "x")
+
+
+async def test_a_stream_tells_bytes_that_are_no_text_as_they_are(session: Session, bench: Bench) -> None:
+    data = b"a\xff" + "ü".encode() + b"\xc3"
+    bench.fake._play = lambda _: Script(stdout=data)
+    events = [event async for event in session.stream("x")]
+    assert b"".join(event.data for event in events) == data
+    assert "".join(event.text for event in events).startswith("a\ufffdü")
