@@ -13,7 +13,7 @@ import traceback
 
 import psf
 from executors.errors import ExecutorError
-from psf import config, store_arguments
+from psf import config, history_arguments, store_arguments
 from psf.errors import ConfigurationError, PsfError
 from psf.terminal import printable
 from store.errors import StoreError
@@ -51,7 +51,7 @@ def _run(arguments: list[str] | None) -> int:
     except ConfigurationError as error:
         return _failed(error, MISUSED)
     except (PsfError, StoreError, ExecutorError) as error:
-        return _failed(error)
+        return _failed(error, getattr(error, "status", FAILED))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scope", choices=("read", "execute", "admin"), default="execute", help="what it may (default: execute)"
     )
     token.set_defaults(act=_token)
+    history_arguments.add(commands)
     store_arguments.add(commands)
     store_arguments.add_transfers(commands)
     return parser

@@ -16,6 +16,16 @@ from store.check import no_progress
 REDRAW_S = 0.1
 
 
+@contextmanager
+def waiting(what: str, *, wanted: bool) -> Iterator[None]:
+    """Shows that work is under way of which nobody knows how long it takes."""
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True, emoji=False).status(what):
+        yield
+
+
 class _Bars:
     """One bar for each kind of work, drawn anew ten times a second at most: work may tell of every object."""
 

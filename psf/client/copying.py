@@ -13,6 +13,7 @@ from psf.client.models import Entry, NewFile
 
 if TYPE_CHECKING:
     from psf.client.sessions import Session
+    from psf.client.snapshots import Snapshots
 
 BATCH_BYTES = 24 << 20
 """Of files in one request: a third more as base64, and servers take 64 MiB."""
@@ -72,15 +73,14 @@ def _files_below(folder: str) -> Iterator[tuple[str, str]]:
                 yield os.path.relpath(file, folder).replace(os.sep, "/"), file
 
 
-async def get(session: Session, path: str, local: str, at: str | int | None) -> tuple[str, ...]:
+async def get(snapshots: Snapshots, snapshot: str, path: str, local: str) -> tuple[str, ...]:
     """Write a file or a folder to this machine; gives what could not be. Raises OSError, Misused."""
-    snapshot = await session.find(at)
     wanted = "/".join(part for part in path.split("/") if part not in ("", "."))
-    found = [entry async for entry in session.files(at=snapshot) if _lies_in(entry.path, wanted)]
+    found = [entry async for entry in snapshots.manifest(snapshot) if _lies_in(entry.path, wanted)]
     if not found and wanted:
         raise Misused(f"there is nothing at {path!r} in the session; `psf ls` lists what there is")
     if len(found) == 1 and found[0].path == wanted and found[0].kind != "directory":
-        return await _get_one(session, snapshot, found[0], _target(local, wanted))
+        return await _get_one(snapshots, snapshot, found[0], _target(local, wanted))
     os.makedirs(local, exist_ok=True)
     left: list[str] = []
     for entry in sorted(found, key=lambda entry: entry.kind == "symlink"):
@@ -90,7 +90,7 @@ async def get(session: Session, path: str, local: str, at: str | int | None) -> 
         if not _is_safe(name) or entry.path_b64 is not None:
             left.append(entry.path)
             continue
-        left += await _get_one(session, snapshot, entry, os.path.join(local, *name.split("/")))
+        left += await _get_one(snapshots, snapshot, entry, os.path.join(local, *name.split("/")))
     return tuple(left)
 
 
@@ -107,7 +107,7 @@ def _is_safe(name: str) -> bool:
     return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-async def _get_one(session: Session, snapshot: str, entry: Entry, target: str) -> tuple[str, ...]:
+async def _get_one(snapshots: Snapshots, snapshot: str, entry: Entry, target: str) -> tuple[str, ...]:
     if entry.kind == "directory":
         os.makedirs(target, exist_ok=True)
         return ()
@@ -118,7 +118,7 @@ async def _get_one(session: Session, snapshot: str, entry: Entry, target: str) -
             os.unlink(target)
         os.symlink(entry.target or "", target)
         return ()
-    data = await session.read_file(entry.path, at=snapshot)
+    data = await snapshots.read_file(snapshot, entry.path)
     _write(target, data, executable=entry.kind == "executable")
     return ()
 

@@ -288,7 +288,7 @@ class Session:
 
     async def get(self, path: str, local: str | os.PathLike[str], *, at: Place | None = None) -> tuple[str, ...]:
         """Write a file, or a folder with all in it, to `local` on this machine; gives the paths that could not be. Raises OSError, Misused."""
-        return await copying.get(self, path, os.fspath(local), at)
+        return await self._snapshots.get(await self.find(at), path, local)
 
     async def diff(self, before: Place, after: Place | None = None, *, unified: bool = False) -> Diff:
         """What differs between two places of the history; `after` None: the head."""

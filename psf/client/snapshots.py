@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from typing import BinaryIO, Literal
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from psf.client import copying
 from psf.client.calling import Asked, Caller, query
 from psf.client.errors import Misused, Refused
 from psf.client.models import Diff, Entry, Snapshot
@@ -60,6 +62,10 @@ class Snapshots:
     async def archive(self, snapshot: str, file: BinaryIO, *, format: ArchiveFormat = "tar") -> int:  # noqa: A002 - the API's word
         """Write the whole tree into a file; gives its size. Into one that cannot seek it is written in one attempt."""
         return await download(self._caller, Asked("GET", f"{_path(snapshot)}/archive", query(format=format)), file)
+
+    async def get(self, snapshot: str, path: str, local: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Write a file, or a folder with all in it, to `local` on this machine; gives the paths that could not be. Raises OSError, Misused."""
+        return await copying.get(self, snapshot, path, os.fspath(local))
 
 
 async def download(caller: Caller, asked: Asked, file: BinaryIO) -> int:

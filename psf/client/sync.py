@@ -189,6 +189,7 @@ class SyncClient:
     manifest = _iterated(Client.manifest)
     read_file = _waited(Client.read_file)
     diff = _waited(Client.diff)
+    get = _waited(Client.get)
     archive = _waited(Client.archive)
     upload = _waited(Client.upload)
     export_bundle = _waited(Client.export_bundle)
