@@ -50,6 +50,13 @@ def test_the_scripts_for_redis_are_carried(wheel: zipfile.Path) -> None:
     assert {name for name in names(wheel) if name.endswith(".lua")} == scripts
 
 
+def test_the_page_of_the_api_is_carried_with_its_licences(wheel: zipfile.Path) -> None:
+    for file in (ROOT / "psf/api/static").iterdir():
+        assert (wheel / "psf/api/static" / file.name).read_bytes() == file.read_bytes()
+    carried = {name.rpartition("/")[2] for name in names(wheel) if "/licenses/" in name}
+    assert {"swagger-ui.LICENSE", "swagger-ui.NOTICE", "swagger-ui-bundle.js.LICENSE.txt"} <= carried
+
+
 def test_the_licence_is_carried(wheel: zipfile.Path) -> None:
     assert (wheel / INFORMATION / "licenses/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 

@@ -12,8 +12,8 @@ from psf.tokens import ANYBODY, Caller, Tokens, require
 
 _CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 _SESSION: web.RequestKey[str] = web.RequestKey("session", str)
-_OPEN = frozenset({"/healthz", "/v1/ping"})
-"""For whoever watches over the server: they say nothing of anybody."""
+OPEN = frozenset({"/healthz", "/v1/ping", "/openapi.json", "/docs", "/docs/{file}"})
+"""For whoever watches over the server, and for browsers: they say nothing of anybody."""
 _LOOKING = frozenset({"GET", "HEAD"})
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,7 +28,8 @@ def authenticating(tokens: Tokens | None) -> Middleware:
     @web.middleware
     async def authenticated(request: web.Request, handler: _Handler) -> web.StreamResponse:
         caller = ANYBODY
-        if tokens is not None and request.path not in _OPEN:
+        resource = request.match_info.route.resource
+        if tokens is not None and (resource is None or resource.canonical not in OPEN):
             caller = tokens.authenticate(request.headers.get("Authorization"))
         request[_CALLER] = caller
         require(caller, "read" if request.method in _LOOKING else "execute")

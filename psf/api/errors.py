@@ -18,6 +18,15 @@ from executors.errors import (
     SystemUnknown,
 )
 from psf.api.decode import BodyTooSlow, UnsupportedBody
+from psf.api.schemas import (
+    ConflictAnswer,
+    DetailAnswer,
+    ErrorAnswer,
+    ErrorFacts,
+    FaultAnswer,
+    SideAnswer,
+    ValidationAnswer,
+)
 from psf.errors import (
     GuaranteeMissing,
     InvalidField,
@@ -98,8 +107,8 @@ def answer(data: object, status: int = 200, **headers: str) -> web.Response:
 
 def to_response(error: Exception, path: str) -> web.Response:
     """The answer that an error becomes on the family that `path` belongs to. No traceback, no host path."""
-    native = path.startswith("/v1/") and path != "/v1/ping"
-    status = _status(error, _NATIVE if native else _COMPATIBLE)
+    native = is_native(path)
+    status = _status(type(error), _NATIVE if native else _COMPATIBLE)
     if isinstance(error, web.HTTPException):
         return _own(error, native)
     if status is None:
@@ -125,8 +134,21 @@ def to_response(error: Exception, path: str) -> web.Response:
     return response
 
 
-def _status(error: Exception, table: dict[type[Any], int]) -> int | None:
-    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
+def is_native(path: str) -> bool:
+    """Whether a path is one of `/v1`, whose errors have another shape than those of the compatible families."""
+    return path.startswith("/v1/") and path != "/v1/ping"
+
+
+def refusal(kind: type[Exception], *, native: bool) -> tuple[int, str]:
+    """Status and code of the answer that an error of this kind becomes. Pure."""
+    if issubclass(kind, web.HTTPException):
+        return kind.status_code, f"http_{kind.status_code}"
+    status = _status(kind, _NATIVE if native else _COMPATIBLE)
+    return (500, "internal") if status is None else (status, getattr(kind, "code", "internal"))
+
+
+def _status(kind: type[Exception], table: dict[type[Any], int]) -> int | None:
+    return next((table[base] for base in kind.__mro__ if base in table), None)
 
 
 def _own(error: web.HTTPException, native: bool) -> web.Response:
@@ -144,38 +166,38 @@ def _invalid(error: InvalidField, native: bool) -> web.Response:
     location = [_short(part) for part in error.location[:LOCATION_PARTS_MAX]]
     if native:
         field = ".".join(str(part) for part in location[1:])
-        return answer({"error": {"code": error.code, "message": _short(str(error)), "field": field}}, 422)
-    detail = {"type": error.kind, "loc": location, "msg": _short(error.message), "input": _short(error.value)}
-    return answer({"detail": [detail]}, 422)
+        return answer(ErrorAnswer(ErrorFacts(error.code, _short(str(error)), field)), 422)
+    fault = FaultAnswer(error.kind, location, _short(error.message), _short(error.value))
+    return answer(ValidationAnswer([fault]), 422)
 
 
-def _short(value: object) -> object:
+def _short(value: Any) -> Any:
     """A refusal quotes what was sent, but does not send it all back."""
     return value[:QUOTED_CHARACTERS_MAX] if isinstance(value, str) else value
 
 
-def _facts(error: Exception) -> dict[str, object]:
+def _facts(error: Exception) -> dict[str, Any]:
     """What a program wants to know of an error beside its code."""
     if isinstance(error, HeadMoved):
         return {"expected": error.expected, "actual": error.actual}
     if isinstance(error, MergeConflicts):
         sides = ("base", "ours", "theirs")
         conflicts = [
-            {"path": shown(b"/".join(one.path)), **{side: _side(getattr(one, side)) for side in sides}}
+            ConflictAnswer(shown(b"/".join(one.path)), *(_side(getattr(one, side)) for side in sides))
             for one in error.conflicts[:CONFLICTS_MAX]
         ]
         return {"ours": error.ours, "theirs": error.theirs, "conflicts": conflicts}
     return {}
 
 
-def _side(entry: Entry | None) -> dict[str, object] | None:
+def _side(entry: Entry | None) -> SideAnswer | None:
     """What stands at a path on one side of a merge."""
     if entry is None:
         return None
     content = entry.content.decode(errors="replace") if entry.kind is EntryKind.SYMLINK else entry.content.hex()
-    return {"kind": entry.kind.name.lower(), "id": content, "size_bytes": entry.size_bytes, "changed": entry.changed}
+    return SideAnswer(entry.kind.name.lower(), content, entry.size_bytes, entry.changed)
 
 
-def _shape(status: int, code: str, message: str, native: bool, facts: dict[str, object] | None = None) -> web.Response:
-    body = {"error": {"code": code, "message": message, **(facts or {})}} if native else {"detail": message}
+def _shape(status: int, code: str, message: str, native: bool, facts: dict[str, Any] | None = None) -> web.Response:
+    body = ErrorAnswer(ErrorFacts(code, message, **(facts or {}))) if native else DetailAnswer(message)
     return answer(body, status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -16,6 +17,7 @@ from psf.api import decode
 from psf.api.callers import concerns, tenant_of
 from psf.api.errors import answer
 from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
+from psf.api.operations import RUNNING, STARTING, STEPPING, Operation, described
 from psf.api.repeating import keyed_of, to_the_end
 from psf.api.schemas import (
     CommandResult,
@@ -27,23 +29,31 @@ from psf.api.schemas import (
     RunCodeAnswer,
     RunCodeRequest,
 )
-from psf.errors import InvalidField
+from psf.errors import InvalidField, SessionExpired
 from psf.record import Order
 from store.asked import AskedLimits
+from store.errors import SessionMissing
 from store.snapshot import Ending, LeftOut
 
 TTL_S_MAX = 10 * 365 * 86400.0
+# With a broken sandbox the answer is one of status SandboxError.
+_RUNNING = tuple(error for error in RUNNING if error is not SandboxBroken)
+_STEPPING = tuple(error for error in (*STEPPING, SessionMissing, SessionExpired) if error is not SandboxBroken)
 
 routes = web.RouteTableDef()
 
 
 @routes.get("/v1/ping")
+@described(Operation(answer=Literal["pong"]))
 async def ping(_: web.Request) -> web.Response:
+    """That the server answers."""
     return answer("pong")
 
 
 @routes.post("/run_code")
+@described(Operation(answer=RunCodeAnswer, body=RunCodeRequest, errors=_RUNNING))
 async def run_code(request: web.Request) -> web.Response:
+    """Run a program without a session: it starts empty and leaves nothing."""
     body = await decode.read_body(request, RunCodeRequest)
     order = await _order(request, body, request.app[POLICY].work_dir)
     try:
@@ -54,7 +64,11 @@ async def run_code(request: web.Request) -> web.Response:
 
 
 @routes.post("/create_session")
+@described(
+    Operation(answer=CreateSessionAnswer, body=CreateSessionRequest, body_optional=True, keyed=True, errors=STARTING)
+)
 async def create_session(request: web.Request) -> web.Response:
+    """Make an empty session."""
     body = await decode.read_body(request, CreateSessionRequest, optional=True)
     ttl_s = decode.seconds("ttl", body.ttl, TTL_S_MAX)
     limits.check(body.limits, request.app[POLICY].rules, ("body", "limits"))
@@ -68,7 +82,9 @@ async def create_session(request: web.Request) -> web.Response:
 
 
 @routes.post("/execute_session")
+@described(Operation(answer=ExecuteSessionAnswer, body=ExecuteSessionRequest, keyed=True, errors=_STEPPING))
 async def execute_session(request: web.Request) -> web.Response:
+    """Run a step in a session."""
     body = await decode.read_body(request, ExecuteSessionRequest)
     concerns(request, body.session_id)
     keyed = await keyed_of(request)

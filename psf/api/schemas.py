@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from executors.interfaces import Usage
+from executors.interfaces import Capabilities, Usage
 from store.asked import NOTHING_ASKED, AskedLimits
 
 
@@ -160,3 +160,75 @@ class LogAnswer(msgspec.Struct, frozen=True):
 
     moves: list[LogEntry]
     next: str | None
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------------
+
+
+class SideAnswer(msgspec.Struct, frozen=True):
+    """What stands at a path on one side of a merge. `id`: of a file's content, or where a symbolic link leads."""
+
+    kind: str
+    id: str
+    size_bytes: int
+    changed: int
+
+
+class ConflictAnswer(msgspec.Struct, frozen=True):
+    """A path that both sides changed, differently; null where nothing stands at it."""
+
+    path: str
+    base: SideAnswer | None
+    ours: SideAnswer | None
+    theirs: SideAnswer | None
+
+
+class ErrorFacts(msgspec.Struct, frozen=True):
+    """`field`: what is to blame, of the body or the query. `expected`, `actual`: heads, with code head_moved.
+
+    `ours`, `theirs`: the snapshots whose merge has these `conflicts`.
+    """
+
+    code: str
+    message: str
+    field: str | msgspec.UnsetType = msgspec.UNSET
+    expected: str | msgspec.UnsetType = msgspec.UNSET
+    actual: str | msgspec.UnsetType = msgspec.UNSET
+    ours: str | msgspec.UnsetType = msgspec.UNSET
+    theirs: str | msgspec.UnsetType = msgspec.UNSET
+    conflicts: list[ConflictAnswer] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """Errors of `/v1`."""
+
+    error: ErrorFacts
+
+
+class DetailAnswer(msgspec.Struct, frozen=True):
+    """Errors of the compatible families."""
+
+    detail: str
+
+
+class FaultAnswer(msgspec.Struct, frozen=True):
+    """What is wrong with a request, as FastAPI words it: `loc` leads to the field, `input` is what was sent."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+    input: Any
+
+
+class ValidationAnswer(msgspec.Struct, frozen=True):
+    """What is wrong with a request to the compatible families."""
+
+    detail: list[FaultAnswer]
+
+
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """`sandbox`: what it is, what it enforces and how, and what it lacks."""
+
+    status: Literal["ok"]
+    version: str
+    sandbox: Capabilities

@@ -11,11 +11,13 @@ from aiohttp.typedefs import Middleware
 import psf
 from executors.errors import Overloaded
 from executors.interfaces import Capabilities
-from psf.api import fusion, v1, v1_files, v1_snapshots, v1_steps
+from psf.api import docs, fusion, v1, v1_files, v1_snapshots, v1_steps
 from psf.api.callers import audited, authenticating
 from psf.api.errors import answer, to_response
 from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
+from psf.api.operations import Operation, described
 from psf.api.repeating import finish_all
+from psf.api.schemas import HealthAnswer
 from psf.services import Services
 from psf.tokens import Tokens
 
@@ -30,8 +32,13 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/healthz")
+@described(Operation(answer=HealthAnswer))
 async def healthz(request: web.Request) -> web.Response:
-    return answer({"status": "ok", "version": psf.__version__, "sandbox": request.app[CAPABILITIES]})
+    """That the server runs, and what its sandbox enforces."""
+    return answer(HealthAnswer("ok", psf.__version__, request.app[CAPABILITIES]))
+
+
+TABLES = (v1.routes, v1_steps.routes, v1_files.routes, v1_snapshots.routes, fusion.routes, routes, docs.routes)
 
 
 def build(
@@ -48,8 +55,9 @@ def build(
     finish_all(application)
     application[CAPABILITIES] = capabilities
     application[POLICY] = policy
-    for table in (routes, fusion.routes, v1.routes, v1_steps.routes, v1_files.routes, v1_snapshots.routes):
+    for table in TABLES:
         application.add_routes(table)
+    docs.describe(application)
     return application
 
 

@@ -14,6 +14,7 @@ from psf.api.callers import concerns, tenant_of
 from psf.api.errors import answer
 from psf.api.fusion import TTL_S_MAX, left_out_paths
 from psf.api.keys import POLICY, SERVICES
+from psf.api.operations import FINDING, MOVING, STARTING, Operation, described, flag, number, text
 from psf.api.repeating import keyed_of, to_the_end
 from psf.api.schemas import ForkAnswer, ForkedSession, ForkRequest, LogAnswer, LogEntry
 from psf.api.v1_decode import cursor_of, edits, expected_of, query_number, snapshot_reference
@@ -26,7 +27,7 @@ from psf.api.v1_schemas import (
     SettingsRequest,
     UndeleteRequest,
 )
-from psf.errors import InvalidField
+from psf.errors import InvalidField, NetworkRefused, SnapshotUnknown
 from psf.sessions import FORKS_MAX
 from psf.turns import to_thread
 from store import snapshot as snapshots
@@ -36,11 +37,23 @@ from store.snapshot import EMPTY_SNAPSHOT_ID, Run, Snapshot
 
 PAGE_DEFAULT, PAGE_MAX = 50, 500
 NAME_CHARACTERS_MAX = 200
+_LIMIT = number("limit", PAGE_MAX, f"entries of a page; {PAGE_DEFAULT} when nothing is said")
+_CURSOR = text("cursor", "the `next` of an earlier page")
 
 routes = web.RouteTableDef()
 
 
 @routes.post("/v1/sessions")
+@described(
+    Operation(
+        answer=SessionAnswer,
+        status=201,
+        body=CreateRequest,
+        body_optional=True,
+        keyed=True,
+        errors=(*STARTING, SnapshotUnknown),
+    )
+)
 async def create(request: web.Request) -> web.Response:
     """Make a session, empty or from a snapshot, with files."""
     body = await decode.read_body(request, CreateRequest, optional=True)
@@ -66,6 +79,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions")
+@described(Operation(answer=SessionsAnswer, query=(_LIMIT, _CURSOR, flag("expired", "those that are retained too"))))
 async def list_all(request: web.Request) -> web.Response:
     """The caller's sessions, created last first; `expired=true`: those that are retained too."""
     limit = query_number(request, "limit", PAGE_DEFAULT, PAGE_MAX) or PAGE_DEFAULT
@@ -82,6 +96,7 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions/{session_id}")
+@described(Operation(answer=SessionAnswer))
 async def get(request: web.Request) -> web.Response:
     """A session, also one that has expired and is retained."""
     session = await request.app[SERVICES].sessions.get(_id(request), tenant_of(request), retained=True)
@@ -89,6 +104,7 @@ async def get(request: web.Request) -> web.Response:
 
 
 @routes.patch("/v1/sessions/{session_id}")
+@described(Operation(answer=SessionAnswer, body=SettingsRequest, keyed=True, errors=(*MOVING, NetworkRefused)))
 async def change(request: web.Request) -> web.Response:
     """Change a session's name, ttl or limits."""
     body = await decode.read_body(request, SettingsRequest)
@@ -105,6 +121,7 @@ async def change(request: web.Request) -> web.Response:
 
 
 @routes.delete("/v1/sessions/{session_id}")
+@described(Operation(status=204, errors=MOVING))
 async def delete(request: web.Request) -> web.Response:
     """Let a session expire now; while it is retained it can be undeleted."""
     await request.app[SERVICES].sessions.delete(_id(request), tenant_of(request))
@@ -112,6 +129,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/undelete")
+@described(Operation(answer=SessionAnswer, body=UndeleteRequest, body_optional=True, keyed=True, errors=MOVING))
 async def undelete(request: web.Request) -> web.Response:
     """Let a session live again that was deleted or has expired."""
     body = await decode.read_body(request, UndeleteRequest, optional=True)
@@ -122,6 +140,7 @@ async def undelete(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/rollback")
+@described(Operation(answer=HeadAnswer, body=MoveRequest, keyed=True, errors=(*MOVING, *FINDING)))
 async def rollback(request: web.Request) -> web.Response:
     """Move the head to another snapshot of the session's history."""
     body = await decode.read_body(request, MoveRequest)
@@ -132,6 +151,11 @@ async def rollback(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/fork")
+@described(
+    Operation(
+        answer=ForkAnswer, status=201, body=ForkRequest, body_optional=True, keyed=True, errors=(*MOVING, *FINDING)
+    )
+)
 async def fork(request: web.Request) -> web.Response:
     """Make sessions that go on from a snapshot of this one's history."""
     body = await decode.read_body(request, ForkRequest, optional=True)
@@ -144,6 +168,7 @@ async def fork(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions/{session_id}/log")
+@described(Operation(answer=LogAnswer, query=(_LIMIT, _CURSOR)))
 async def log(request: web.Request) -> web.Response:
     """Moves of the head, newest first."""
     limit = query_number(request, "limit", PAGE_DEFAULT, PAGE_MAX) or PAGE_DEFAULT

@@ -8,16 +8,19 @@ from psf.api import decode
 from psf.api.callers import tenant_of
 from psf.api.errors import answer
 from psf.api.keys import SERVICES
+from psf.api.operations import FINDING, MOVING, Operation, described, flag, text
 from psf.api.repeating import keyed_of, to_the_end
 from psf.api.v1_decode import edits, expected_of, path_of, snapshot_reference
 from psf.api.v1_schemas import FilesRequest, HeadAnswer, MergeRequest
-from psf.errors import InvalidField
+from psf.errors import InvalidField, MergeConflicts, NoCommonStep, PathMissing
 from store.edit import FileEdit
 
 routes = web.RouteTableDef()
+_EXPECTED = text("expected", "the snapshot that the head must stand at")
 
 
 @routes.post("/v1/sessions/{session_id}/files")
+@described(Operation(answer=HeadAnswer, body=FilesRequest, keyed=True, errors=(*MOVING, PathMissing)))
 async def write_many(request: web.Request) -> web.Response:
     """Write and delete many files in one step."""
     body = await decode.read_body(request, FilesRequest)
@@ -35,6 +38,15 @@ async def write_many(request: web.Request) -> web.Response:
 
 
 @routes.put("/v1/sessions/{session_id}/files/{path:.+}")
+@described(
+    Operation(
+        answer=HeadAnswer,
+        body_media=("application/octet-stream",),
+        query=(flag("executable", "whether it is a program"), _EXPECTED),
+        keyed=True,
+        errors=(*MOVING, web.HTTPRequestEntityTooLarge),
+    )
+)
 async def write_one(request: web.Request) -> web.Response:
     """Write one file: the body is its content, of any type. `executable=true` makes it a program."""
     path = path_of(("path", "path"), request.match_info["path"])
@@ -49,6 +61,7 @@ async def write_one(request: web.Request) -> web.Response:
 
 
 @routes.delete("/v1/sessions/{session_id}/files/{path:.+}")
+@described(Operation(answer=HeadAnswer, query=(_EXPECTED,), keyed=True, errors=(*MOVING, PathMissing)))
 async def delete_one(request: web.Request) -> web.Response:
     """Delete a file, or a directory with all in it."""
     path = path_of(("path", "path"), request.match_info["path"])
@@ -61,6 +74,11 @@ async def delete_one(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/merge")
+@described(
+    Operation(
+        answer=HeadAnswer, body=MergeRequest, keyed=True, errors=(*MOVING, *FINDING, MergeConflicts, NoCommonStep)
+    )
+)
 async def merge(request: web.Request) -> web.Response:
     """Bring in what another session changed since both were one."""
     body = await decode.read_body(request, MergeRequest)

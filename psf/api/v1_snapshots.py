@@ -16,6 +16,7 @@ from psf.api.callers import tenant_of
 from psf.api.errors import answer
 from psf.api.fusion import left_out_paths
 from psf.api.keys import SERVICES
+from psf.api.operations import FINDING, MOVING, Given, Operation, described, flag, number, text
 from psf.api.streams import put_aside, send_written
 from psf.api.v1 import PAGE_DEFAULT, moment
 from psf.api.v1_decode import path_of, query_number, snapshot_reference
@@ -31,13 +32,15 @@ from psf.api.v1_schemas import (
     TagsAnswer,
 )
 from psf.api.v1_steps import stages_answer
-from psf.errors import InvalidField
+from psf.errors import InvalidField, PathMissing, SnapshotUnknown
 from psf.exchange import ArchiveFormat
 from psf.history import find_snapshot
 from psf.turns import to_thread
+from store import bundle_import
 from store import tree as trees
 from store.capture import Path
 from store.diff import Change
+from store.errors import ArchiveRefused, BundleRefused, SessionExists, SessionMissing, WriterFenced
 from store.ids import Kind, SnapshotId
 from store.snapshot import Merge, Run, Snapshot, Write
 from store.tree import Entry, EntryKind
@@ -46,11 +49,14 @@ MANIFEST_PAGE_MAX = 10_000
 CHANGES_MAX = 10_000
 LINES_MAX = 20_000
 _MEDIA = {"tar": "application/x-tar", "tar.gz": "application/gzip", "zip": "application/zip"}
+_BUNDLE = "application/x-psf-bundle"
+_CURSOR = text("cursor", "the `next` of an earlier page")
 
 routes = web.RouteTableDef()
 
 
 @routes.get("/v1/snapshots/{snapshot}")
+@described(Operation(answer=SnapshotAnswer))
 async def get(request: web.Request) -> web.Response:
     """One record of a history: what was asked for, what was seen, where it led."""
     services = request.app[SERVICES]
@@ -79,6 +85,12 @@ async def get(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/snapshots/{snapshot}/manifest")
+@described(
+    Operation(
+        answer=ManifestAnswer,
+        query=(number("limit", MANIFEST_PAGE_MAX, "entries of a page; 1000 when nothing is said"), _CURSOR),
+    )
+)
 async def manifest(request: web.Request) -> web.Response:
     """All entries of a snapshot's tree, by path, in pages."""
     limit = query_number(request, "limit", 1000, MANIFEST_PAGE_MAX) or PAGE_DEFAULT
@@ -95,6 +107,14 @@ async def manifest(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/snapshots/{snapshot}/files/{path:.+}")
+@described(
+    Operation(
+        answer_media=("*/*",),
+        other_answers={206: "Partial Content", 304: "Not Modified", 416: "Range Not Satisfiable"},
+        headers=(Given("Range", str, "which bytes"), Given("If-None-Match", str, "the ETag of what is there already")),
+        errors=(PathMissing,),
+    )
+)
 async def read_file(request: web.Request) -> web.Response:
     """One file's bytes; a range of them with `Range`."""
     path = path_of(("path", "path"), request.match_info["path"])
@@ -120,6 +140,13 @@ async def read_file(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/snapshots/{snapshot}/archive")
+@described(
+    Operation(
+        answer_media=tuple(_MEDIA.values()),
+        query=(Given("format", ArchiveFormat, "tar when nothing is said"),),
+        errors=(ArchiveRefused,),
+    )
+)
 async def archive(request: web.Request) -> web.StreamResponse:
     """The whole tree as a tar, tar.gz or zip (`format`)."""
     form: Any = request.query.get("format", "tar")
@@ -135,6 +162,15 @@ async def archive(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/v1/snapshots")
+@described(
+    Operation(
+        answer=ImportedAnswer,
+        status=201,
+        body_media=(*_MEDIA.values(), "application/octet-stream"),
+        query=(text("tag", "its name", required=True),),
+        errors=(ArchiveRefused, WriterFenced),
+    )
+)
 async def take_in(request: web.Request) -> web.Response:
     """A snapshot of a tar or zip, which is the body; `tag` names it, and keeps it."""
     tag = request.query.get("tag")
@@ -148,6 +184,17 @@ async def take_in(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/diff")
+@described(
+    Operation(
+        answer=DiffAnswer,
+        query=(
+            text("from", "a snapshot's id, or a tag", required=True),
+            text("to", "the same", required=True),
+            flag("unified", "the lines of a text diff, too"),
+        ),
+        errors=(SnapshotUnknown,),
+    )
+)
 async def diff(request: web.Request) -> web.Response:
     """What differs between two snapshots (`from`, `to`: ids or tags); with `unified=true` as a text diff too."""
     names = [request.query.get(field) for field in ("from", "to")]
@@ -172,6 +219,7 @@ async def diff(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/tags")
+@described(Operation(answer=TagsAnswer))
 async def tags(request: web.Request) -> web.Response:
     """The caller's names for snapshots."""
     found = await to_thread(lambda: request.app[SERVICES].tags.all(tenant_of(request)))
@@ -179,6 +227,9 @@ async def tags(request: web.Request) -> web.Response:
 
 
 @routes.put("/v1/tags/{name}")
+@described(
+    Operation(answer=TagAnswer, body=TagRequest, errors=(*FINDING, SnapshotUnknown, SessionMissing, WriterFenced))
+)
 async def tag(request: web.Request) -> web.Response:
     """Name a snapshot, or move the name to it. What has a name stays."""
     body = await decode.read_body(request, TagRequest)
@@ -198,6 +249,7 @@ async def tag(request: web.Request) -> web.Response:
 
 
 @routes.delete("/v1/tags/{name}")
+@described(Operation(status=204, errors=(SnapshotUnknown,)))
 async def untag(request: web.Request) -> web.Response:
     """Let go of a name."""
     await request.app[SERVICES].tags.remove(tenant_of(request), request.match_info["name"])
@@ -208,6 +260,7 @@ async def untag(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions/{session_id}/bundle")
+@described(Operation(answer_media=(_BUNDLE,), query=(number("since", 2**62, "only the moves after this number"),)))
 async def bundle(request: web.Request) -> web.StreamResponse:
     """A session with its whole history, to be taken in elsewhere; `since`: only moves after that number."""
     since = query_number(request, "since", None, 2**62)
@@ -218,11 +271,20 @@ async def bundle(request: web.Request) -> web.StreamResponse:
         services.exchange.export_bundle(session, stream, since=since, have=[])
 
     name = session.session_id[:12]
-    headers = {"Content-Type": "application/x-psf-bundle", "Content-Disposition": f'attachment; filename="{name}.psf"'}
+    headers = {"Content-Type": _BUNDLE, "Content-Disposition": f'attachment; filename="{name}.psf"'}
     return await send_written(request, write, headers)
 
 
 @routes.post("/v1/bundles")
+@described(
+    Operation(
+        answer=bundle_import.Imported,
+        status=201,
+        body_media=(_BUNDLE,),
+        query=(text("session", "another id for it"), flag("extend", "go on with a session that is there")),
+        errors=(BundleRefused, SessionExists, *MOVING),
+    )
+)
 async def take_in_bundle(request: web.Request) -> web.Response:
     """Take in a bundle, which is the body; `session`: under another id; `extend=true`: go on with a session that is there."""
     services = request.app[SERVICES]

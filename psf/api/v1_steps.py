@@ -19,6 +19,7 @@ from psf.api.callers import tenant_of
 from psf.api.errors import answer, to_response
 from psf.api.fusion import left_out_paths
 from psf.api.keys import CAPABILITIES, POLICY, SERVICES
+from psf.api.operations import FINDING, RUNNING, STEPPING, Operation, described, text
 from psf.api.repeating import keyed_of, to_the_end
 from psf.api.v1_decode import arguments, expected_of, files, path_of, snapshot_reference, variables
 from psf.api.v1_schemas import (
@@ -47,11 +48,13 @@ from store.snapshot import Run
 NOTE_CHARACTERS_MAX = 64 << 10
 PARALLEL_MAX = 64
 HEARTBEAT_S = 15.0
+_EVENTS = "text/event-stream"
 
 routes = web.RouteTableDef()
 
 
 @routes.post("/v1/sessions/{session_id}/execute")
+@described(Operation(answer=ExecuteAnswer, answer_media=(_EVENTS,), body=ExecuteRequest, keyed=True, errors=STEPPING))
 async def execute(request: web.Request) -> web.StreamResponse:
     """Run a step. With `stream` as server-sent events: stdout and stderr as they come, then the result, or an error."""
     body = await decode.read_body(request, ExecuteRequest)
@@ -74,6 +77,7 @@ async def execute(request: web.Request) -> web.StreamResponse:
 
 
 @routes.delete("/v1/sessions/{session_id}/execute")
+@described(Operation(answer=CancelledAnswer))
 async def cancel(request: web.Request) -> web.Response:
     """Stop the step that is running in the session."""
     cancelled = await request.app[SERVICES].steps.cancel(request.match_info["session_id"], tenant_of(request))
@@ -81,6 +85,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/replay")
+@described(Operation(answer=ReplayAnswer, body=ReplayRequest, body_optional=True, errors=(*RUNNING, *FINDING)))
 async def replay(request: web.Request) -> web.Response:
     """Run recorded steps again and tell which come out otherwise; with `verify` only see that all that is recorded is whole."""
     body = await decode.read_body(request, ReplayRequest, optional=True)
@@ -102,6 +107,7 @@ async def replay(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/sessions/{session_id}/bisect")
+@described(Operation(answer=BisectAnswer, body=BisectRequest, errors=(*RUNNING, *FINDING)))
 async def bisect(request: web.Request) -> web.Response:
     """Find the first step after which a program fails."""
     body = await decode.read_body(request, BisectRequest)
@@ -114,6 +120,11 @@ async def bisect(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions/{session_id}/blame/{path:.+}")
+@described(
+    Operation(
+        answer=BlameAnswer, query=(text("at", "where in the history, as in rollback"),), errors=(*FINDING, PathMissing)
+    )
+)
 async def blame(request: web.Request) -> web.Response:
     """Tell which step last changed what stands at a path; `at`: in another snapshot than the head."""
     path = path_of(("path", "path"), request.match_info["path"])
@@ -129,6 +140,7 @@ async def blame(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/runtimes")
+@described(Operation(answer=RuntimesAnswer))
 async def list_runtimes(request: web.Request) -> web.Response:
     """The languages that steps can be written in."""
     table = request.app[SERVICES].runtimes
@@ -261,7 +273,7 @@ async def _streamed(
 
     task = asyncio.ensure_future(step(watch))
     task.add_done_callback(end)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    response = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
     try:
         await response.prepare(request)
         while (event := await _next(events)) is not None:
