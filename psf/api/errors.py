@@ -172,8 +172,10 @@ def _invalid(error: InvalidField, native: bool) -> web.Response:
 
 
 def _short(value: Any) -> Any:
-    """A refusal quotes what was sent, but does not send it all back."""
-    return value[:QUOTED_CHARACTERS_MAX] if isinstance(value, str) else value
+    """A refusal quotes what was sent, but does not send it all back; bytes of a header that are no text stand as `\\udcxx`."""
+    if not isinstance(value, str):
+        return value
+    return value[:QUOTED_CHARACTERS_MAX].encode(errors="backslashreplace").decode()
 
 
 def _facts(error: Exception) -> dict[str, Any]:

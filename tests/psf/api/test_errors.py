@@ -173,3 +173,11 @@ def test_a_refusal_does_not_send_back_all_that_was_sent(error: Exception, path: 
 )  # fmt: skip
 def test_the_shape_goes_by_the_path(path: str, shape: str) -> None:
     assert set(answered(web.HTTPNotFound(), path)[1]) == {shape}
+
+
+@pytest.mark.parametrize("path", [OLD, NATIVE])
+def test_what_is_no_text_is_quoted_all_the_same(path: str) -> None:
+    error = InvalidField(("header", "x\udcff"), "is \udcff", "\udcff")
+    status, body, _ = answered(error, path)
+    assert status == 422
+    assert "\\udcff" in json.dumps(body, ensure_ascii=False)
