@@ -17,7 +17,7 @@ from psf.api.keys import POLICY, SERVICES
 from psf.api.operations import FINDING, MOVING, STARTING, Operation, described, flag, number, text
 from psf.api.repeating import keyed_of, to_the_end
 from psf.api.schemas import ForkAnswer, ForkedSession, ForkRequest, LogAnswer, LogEntry
-from psf.api.v1_decode import cursor_of, edits, expected_of, query_number, snapshot_reference
+from psf.api.v1_decode import cursor_of, edits, expected_of, query_flag, query_number, snapshot_reference
 from psf.api.v1_schemas import (
     CreateRequest,
     HeadAnswer,
@@ -83,8 +83,7 @@ async def create(request: web.Request) -> web.Response:
 async def list_all(request: web.Request) -> web.Response:
     """The caller's sessions, created last first; `expired=true`: those that are retained too."""
     limit = query_number(request, "limit", PAGE_DEFAULT, PAGE_MAX) or PAGE_DEFAULT
-    before = cursor_of(request)
-    expired = request.query.get("expired") == "true"
+    before, expired = cursor_of(request), query_flag(request, "expired")
     sessions = request.app[SERVICES].sessions
     found = await sessions.all(tenant_of(request), before=before, limit=limit + 1, expired=expired)
     page = [_session(session, snapshot, sessions.is_expired(session)) for session, snapshot in found[:limit]]

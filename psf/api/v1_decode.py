@@ -36,6 +36,14 @@ def query_number(request: web.Request, field: str, default: int | None, maximum:
     return int(text)
 
 
+def query_flag(request: web.Request, field: str) -> bool:
+    """A yes or no of the query; no when nothing is said. Raises InvalidField."""
+    text = request.query.get(field, "false")
+    if text not in ("true", "false"):
+        raise InvalidField(("query", field), "must be true or false", text[:100])
+    return text == "true"
+
+
 def cursor_of(request: web.Request) -> tuple[float, str] | None:
     """Where a page of sessions goes on. Raises InvalidField."""
     text = request.query.get("cursor")

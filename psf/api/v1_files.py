@@ -10,7 +10,7 @@ from psf.api.errors import answer
 from psf.api.keys import SERVICES
 from psf.api.operations import FINDING, MOVING, Operation, described, flag, text
 from psf.api.repeating import keyed_of, to_the_end
-from psf.api.v1_decode import edits, expected_of, path_of, snapshot_reference
+from psf.api.v1_decode import edits, expected_of, path_of, query_flag, snapshot_reference
 from psf.api.v1_schemas import FilesRequest, HeadAnswer, MergeRequest
 from psf.errors import InvalidField, MergeConflicts, NoCommonStep, PathMissing
 from store.edit import FileEdit
@@ -52,7 +52,7 @@ async def write_one(request: web.Request) -> web.Response:
     path = path_of(("path", "path"), request.match_info["path"])
     data = await request.read()
     keyed = await keyed_of(request)
-    edit = FileEdit(data, request.query.get("executable") == "true")
+    edit = FileEdit(data, query_flag(request, "executable"))
     expected = expected_of(request.query.get("expected"))
     writing = request.app[SERVICES].changes.write(
         request.match_info["session_id"], tenant_of(request), {path: edit}, keyed=keyed, expected=expected

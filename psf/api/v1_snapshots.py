@@ -19,7 +19,7 @@ from psf.api.keys import SERVICES
 from psf.api.operations import FINDING, MOVING, Given, Operation, described, flag, number, text
 from psf.api.streams import put_aside, send_written
 from psf.api.v1 import PAGE_DEFAULT, moment
-from psf.api.v1_decode import path_of, query_number, snapshot_reference
+from psf.api.v1_decode import path_of, query_flag, query_number, snapshot_reference
 from psf.api.v1_schemas import (
     ChangeAnswer,
     DiffAnswer,
@@ -201,7 +201,7 @@ async def diff(request: web.Request) -> web.Response:
     for field, name in zip(("from", "to"), names, strict=True):
         if not name:
             raise InvalidField(("query", field), "must name a snapshot: an id or a tag")
-    unified = request.query.get("unified") == "true"
+    unified = query_flag(request, "unified")
 
     def read() -> DiffAnswer:
         services, tenant = request.app[SERVICES], tenant_of(request)
@@ -288,7 +288,7 @@ async def bundle(request: web.Request) -> web.StreamResponse:
 async def take_in_bundle(request: web.Request) -> web.Response:
     """Take in a bundle, which is the body; `session`: under another id; `extend=true`: go on with a session that is there."""
     services = request.app[SERVICES]
-    extend = request.query.get("extend") == "true"
+    extend = query_flag(request, "extend")
     async with put_aside(request, services.exchange.folder) as file:
         imported = await services.exchange.import_bundle(
             tenant_of(request), file, as_session=request.query.get("session"), extend=extend

@@ -311,3 +311,17 @@ async def test_a_snapshot_is_seen_by_those_whose_histories_have_it_and_by_nobody
     assert reading.find("two", heads[0].hex()) == heads[0]
     with pytest.raises(SnapshotUnknown):
         reading.find("three", "mine")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("GET", "/v1/sessions?expired=yes", "expired"),
+        ("GET", f"/v1/diff?from={EMPTY_SNAPSHOT_ID.hex()}&to={EMPTY_SNAPSHOT_ID.hex()}&unified=1", "unified"),
+        ("PUT", "/v1/sessions/x/files/a?executable=", "executable"),
+        ("POST", "/v1/bundles?extend=True", "extend"),
+    ],
+)
+async def test_a_flag_is_true_or_false(api: Api, method: str, path: str, field: str) -> None:
+    status, answer = await api.send(method, path, b"")
+    assert (status, answer["error"]["code"], answer["error"]["field"]) == (422, "invalid_field", field)
