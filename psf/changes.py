@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from executors.completion import completed
 from psf.errors import MergeConflicts, NoCommonStep, PathMissing
 from psf.history import find_snapshot
 from psf.lineage import merge_base
-from psf.repeats import made_before
-from psf.sessions import SessionService, refuse_other_head
-from psf.steps import RepeatableHeads
-from psf.turns import Turns, to_thread
+from psf.once import Once
 from store import snapshot as snapshots
 from store.capture import Path
 from store.edit import FileEdit, put_entries, write_edits
 from store.ids import BlobId, Kind, SnapshotId
-from store.interfaces import UNKEYED, Keyed, Move, Objects, Session
+from store.interfaces import UNKEYED, Heads, Keyed, Move, Objects, Session
 from store.known import KnownTrees
 from store.merging import OnConflict, merge
 from store.snapshot import Merge, Snapshot, Write, Written
@@ -28,13 +24,11 @@ class Changes:
     def __init__(
         self,
         objects: Objects,
-        heads: RepeatableHeads,
-        turns: Turns,
-        sessions: SessionService,
+        heads: Heads,
+        once: Once,
         clock: Callable[[], float],
     ) -> None:
-        self._objects, self._heads, self._turns = objects, heads, turns
-        self._sessions, self._clock = sessions, clock
+        self._objects, self._heads, self._once, self._clock = objects, heads, once, clock
         self._known = KnownTrees(objects)
 
     async def write(
@@ -53,11 +47,11 @@ class Changes:
         not moved.
         """
 
-        def act(session: Session, epoch: int) -> SnapshotId:
+        def act(session: Session, epoch: int) -> Move:
             after = self.written(session.head, files, deleted)
             return self._advance(session, after, "write", keyed, epoch)
 
-        return await self._in_turn(session_id, tenant, act, keyed, expected)
+        return (await self._once.move(session_id, tenant, act, keyed=keyed, expected=expected)).to_snapshot
 
     def written(self, start: SnapshotId, files: Mapping[Path, FileEdit], deleted: Collection[Path] = ()) -> Snapshot:
         """The snapshot after `start` that writing leads to; only what it holds is put into the store. In a thread."""
@@ -87,44 +81,19 @@ class Changes:
         preferred; NoCommonStep; NotInHistory for `at`; SessionMissing, SessionExpired. Then the head has not moved.
         """
 
-        def act(session: Session, epoch: int) -> SnapshotId:
+        def act(session: Session, epoch: int) -> Move:
             other = self._heads.get(other_id, tenant)
             theirs = other.head if at is None else find_snapshot(self._objects, self._heads, other, at)
             return self._merge(session, theirs, on_conflict, keyed, epoch)
 
-        return await self._in_turn(session_id, tenant, act, keyed, expected)
+        return (await self._once.move(session_id, tenant, act, keyed=keyed, expected=expected)).to_snapshot
 
-    async def _in_turn(
-        self,
-        session_id: str,
-        tenant: str,
-        act: Callable[[Session, int], SnapshotId],
-        keyed: Keyed,
-        expected: SnapshotId | None,
-    ) -> SnapshotId:
-        """Do something to a session in its turn, unless the same request has done it."""
-        if made := await to_thread(lambda: made_before(self._heads, keyed, tenant)):
-            return made[0].move.to_snapshot
-        await self._sessions.get(session_id, tenant)
-        async with self._turns.take(session_id) as epoch:
-
-            def once() -> SnapshotId:
-                if made := made_before(self._heads, keyed, tenant):
-                    return made[0].move.to_snapshot
-                session = self._heads.get(session_id, tenant)
-                refuse_other_head(session, expected)
-                return act(session, epoch)
-
-            return await completed(to_thread(once))
-
-    def _merge(
-        self, session: Session, theirs: SnapshotId, on_conflict: OnConflict, keyed: Keyed, epoch: int
-    ) -> SnapshotId:
+    def _merge(self, session: Session, theirs: SnapshotId, on_conflict: OnConflict, keyed: Keyed, epoch: int) -> Move:
         base = merge_base(self._objects, session.head, theirs)
         if base is None:
             raise NoCommonStep(session.session_id)
         if base == theirs:
-            return session.head
+            return Move(0, "merge", session.head, session.head, self._clock(), b"")  # which nobody makes
         old, left, right = (self._snapshot(identity) for identity in (base, session.head, theirs))
         number = max(left.depth, right.depth) + 1
         merged = merge(self._known, old.tree, left.tree, right.tree, number=number, on_conflict=on_conflict)
@@ -134,11 +103,11 @@ class Changes:
         after = Snapshot(snapshots.VERSION, number, (session.head, theirs), merged.tree, step, None)
         return self._advance(session, after, "merge", keyed, epoch)
 
-    def _advance(self, session: Session, after: Snapshot, kind: str, keyed: Keyed, epoch: int) -> SnapshotId:
+    def _advance(self, session: Session, after: Snapshot, kind: str, keyed: Keyed, epoch: int) -> Move:
         identity = SnapshotId(self._objects.put(Kind.SNAPSHOT, snapshots.encode(after)))
         move = Move(0, kind, session.head, identity, self._clock(), b"", keyed.key, keyed.asked)
         self._heads.advance(session.session_id, session.head, move, epoch=epoch)
-        return identity
+        return move
 
     def _put(self, path: Path, file: FileEdit) -> Written:
         blob = BlobId(self._objects.put(Kind.BLOB, file.data))

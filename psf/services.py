@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from executors.interfaces import Executor
 from psf.changes import Changes
 from psf.exchange import Exchange
+from psf.lifetimes import Lifetimes
 from psf.limits import LimitRules
 from psf.memo import Memo
 from psf.reading import Reading
@@ -38,6 +39,7 @@ AMPLE = TenantLimits()
 
 class Services(NamedTuple):
     sessions: SessionService
+    lifetimes: Lifetimes
     steps: Steps
     changes: Changes
     replays: Replays
@@ -74,9 +76,12 @@ def compose(
         objects, heads, turns, sessions, executor, runtimes,
         systems=systems, run_facts=run_facts, clock=clock, rules=rules, memo=memo,
     )  # fmt: skip
-    changes = Changes(objects, heads, turns, sessions, clock)
+    changes = Changes(objects, heads, sessions.once, clock)
+    lifetimes = Lifetimes(heads, sessions.once, sessions, clock)
     replays = Replays(objects, heads, sessions, executor, runtimes, systems, rules)
     tags = Tags(heads, turns, clock)
     reading = Reading(objects, heads, tags)
     exchange = Exchange(objects, heads, turns, tags, folder, clock)
-    return Services(sessions, steps, changes, replays, reading, tags, exchange, objects, heads, runtimes, memo)
+    return Services(
+        sessions, lifetimes, steps, changes, replays, reading, tags, exchange, objects, heads, runtimes, memo
+    )

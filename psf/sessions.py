@@ -17,13 +17,13 @@ from executors.interfaces import OWN_SYSTEM, Executor, System
 from psf import systems
 from psf.errors import InvalidField, QuotaReached, SessionExpired
 from psf.history import find_snapshot
+from psf.once import Once
 from psf.repeats import made_before
 from psf.runtimes import Runtimes
 from psf.systems import SystemRules, system_of
 from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
-from store.errors import HeadMoved
 from store.ids import Kind, SnapshotId
 from store.interfaces import (
     UNKEYED,
@@ -35,13 +35,12 @@ from store.interfaces import (
     Objects,
     Repeats,
     Session,
-    SessionSettings,
 )
 from store.snapshot import EMPTY_SNAPSHOT_ID, Snapshot
 
 FORKS_MAX = 10_000
 SESSIONS_MAX = 1_000_000
-DELETED = "deleted"
+MOVES_LOOKED_AT = 1000
 
 
 class SessionHeads(Heads, HeadLister, Repeats, Protocol):
@@ -67,6 +66,7 @@ class SessionService:
         self._objects, self._heads, self._leases, self._turns = objects, heads, leases, turns
         self._executor, self._runtimes = executor, runtimes
         self._systems, self._clock, self._sessions_max = systems, clock, sessions_max
+        self.once = Once(heads, turns, self.get)
 
     async def create(
         self,
@@ -154,47 +154,13 @@ class SessionService:
         `to`: a snapshot id or a prefix of it, a step number, or `-n` for n steps back. Raises NotInHistory, HeadMoved, KeyReused.
         """
 
-        def target(session: Session) -> SnapshotId:
-            return find_snapshot(self._objects, self._heads, session, to)
+        def act(session: Session, epoch: int) -> Move:
+            target = find_snapshot(self._objects, self._heads, session, to)
+            move = Move(0, "rollback", session.head, target, self._clock(), b"", keyed.key, keyed.asked)
+            self._heads.advance(session_id, session.head, move, epoch=epoch)
+            return move
 
-        return (await self._move(session_id, tenant, "rollback", target, keyed=keyed, expected=expected)).to_snapshot
-
-    async def change(
-        self, session_id: str, tenant: str, settings: SessionSettings, *, keyed: Keyed = UNKEYED
-    ) -> Session:
-        """Give the session other settings, which is a move that leaves its head where it is."""
-        await self._move(session_id, tenant, "settings", _head, keyed=keyed, settings=lambda _: settings)
-        return await self.get(session_id, tenant, retained=True)
-
-    async def delete(self, session_id: str, tenant: str) -> None:
-        """Let the session expire now. While it is retained it can be undeleted. Done again it changes nothing."""
-        session = await self.get(session_id, tenant, retained=True)
-        if self.is_expired(session):
-            return
-        facts = msgspec.json.encode({"ttl_s": session.ttl_s})
-
-        def expired(session: Session) -> SessionSettings:
-            return SessionSettings(session.name, 0.0, session.limits)
-
-        await self._move(session_id, tenant, DELETED, _head, settings=expired, run_record=facts)
-
-    async def undelete(
-        self, session_id: str, tenant: str, *, ttl_s: float | None = None, keyed: Keyed = UNKEYED
-    ) -> Session:
-        """Let a session live again that has expired or was deleted, with `ttl_s` or as long as before."""
-
-        def alive(session: Session) -> SessionSettings:
-            lived_s = ttl_s if ttl_s is not None else session.ttl_s or self._ttl_before(session_id)
-            return SessionSettings(session.name, lived_s, session.limits)
-
-        await self._move(session_id, tenant, "undelete", _head, keyed=keyed, settings=alive, retained=True)
-        return await self.get(session_id, tenant, retained=True)
-
-    def _ttl_before(self, session_id: str) -> float:
-        for move in self._heads.log(session_id, before=None, limit=1000):
-            if move.kind == DELETED:
-                return float(msgspec.json.decode(move.run_record)["ttl_s"])
-        return 0.0
+        return (await self.once.move(session_id, tenant, act, keyed=keyed, expected=expected)).to_snapshot
 
     async def fork(
         self,
@@ -223,7 +189,7 @@ class SessionService:
                 now_s = self._clock()
                 plain = msgspec.structs.replace(
                     session, head=head, sandbox=self._systems.sandbox, created_at_s=now_s, used_at_s=now_s,
-                    ttl_s=session.ttl_s or self._ttl_before(session_id),
+                    ttl_s=lived_s(self._heads, session),
                 )  # fmt: skip
                 # In the order of their ids, as a repeat finds them.
                 ids = sorted(_new_id() for _ in names)
@@ -256,46 +222,15 @@ class SessionService:
         """The snapshot of this id. In a thread. Raises ObjectMissing, ObjectDamaged."""
         return snapshots.decode(self._objects.get(Kind.SNAPSHOT, identity))
 
-    async def _move(
-        self,
-        session_id: str,
-        tenant: str,
-        kind: str,
-        target: Callable[[Session], SnapshotId],
-        *,
-        keyed: Keyed = UNKEYED,
-        expected: SnapshotId | None = None,
-        settings: Callable[[Session], SessionSettings] | None = None,
-        run_record: bytes = b"",
-        retained: bool = False,
-    ) -> Move:
-        """Make a move that makes no snapshot, or find that it was made."""
-        if made := await to_thread(lambda: made_before(self._heads, keyed, tenant)):
-            return made[0].move
-        await self.get(session_id, tenant, retained=retained)
-        async with self._turns.take(session_id) as epoch:
 
-            def act() -> Move:
-                if made := made_before(self._heads, keyed, tenant):
-                    return made[0].move
-                session = self._heads.get(session_id, tenant)
-                refuse_other_head(session, expected)
-                move = Move(0, kind, session.head, target(session), self._clock(), run_record, keyed.key, keyed.asked)
-                changed = settings(session) if settings is not None else None
-                self._heads.advance(session_id, session.head, move, settings=changed, epoch=epoch)
-                return move
-
-            return await completed(to_thread(act))
-
-
-def refuse_other_head(session: Session, expected: SnapshotId | None) -> None:
-    """Raises HeadMoved when the session's head is not where the caller takes it to be; None: anywhere."""
-    if expected is not None and session.head != expected:
-        raise HeadMoved(session.session_id, expected.hex(), session.head.hex())
-
-
-def _head(session: Session) -> SnapshotId:
-    return session.head
+def lived_s(heads: Heads, session: Session) -> float:
+    """How long a session lives when it is not used; of one that was deleted, before that was. In a thread."""
+    if session.ttl_s:
+        return session.ttl_s
+    for move in heads.log(session.session_id, before=None, limit=MOVES_LOOKED_AT):
+        if facts := msgspec.json.decode(move.run_record) if move.kind == "deleted" else None:
+            return float(facts["ttl_s"])
+    return 0.0
 
 
 def _as_begun(session: Session, move: Move) -> Session:

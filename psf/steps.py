@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -21,16 +21,17 @@ from psf.errors import StepCancelled
 from psf.limits import LimitRules, StageLimits, of_stages
 from psf.masking import MaskedWatch, masked
 from psf.memo import Memo, memo_key
+from psf.once import RepeatableHeads, refuse_other_head
 from psf.record import Order
 from psf.repeats import made_before
 from psf.runtimes import Runtime, Runtimes
-from psf.sessions import SessionService, refuse_other_head
+from psf.sessions import SessionService
 from psf.systems import SystemRules, system_of
 from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
 from store.ids import Kind, SnapshotId
-from store.interfaces import UNKEYED, Heads, Keyed, Move, Objects, Repeats, Session
+from store.interfaces import UNKEYED, Keyed, Move, Objects, Session
 from store.snapshot import EMPTY_SNAPSHOT, Run, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -47,10 +48,6 @@ class Executed(msgspec.Struct, frozen=True):
     runtime: str
     repeated: bool = False
     memo: bool = False
-
-
-class RepeatableHeads(Heads, Repeats, Protocol):
-    """Heads that know which requests they have carried out."""
 
 
 class Place(msgspec.Struct, frozen=True):

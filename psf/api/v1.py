@@ -115,7 +115,9 @@ async def change(request: web.Request) -> web.Response:
     ttl_s = session.ttl_s if body.ttl_s is msgspec.UNSET else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
     asked = session.limits if body.limits is msgspec.UNSET else body.limits
     limits.check(asked, request.app[POLICY].rules, ("body", "limits"))
-    changing = sessions.change(_id(request), tenant, SessionSettings(name, ttl_s, asked), keyed=keyed)
+    changing = request.app[SERVICES].lifetimes.change(
+        _id(request), tenant, SessionSettings(name, ttl_s, asked), keyed=keyed
+    )
     return answer(await _shown(request, await to_the_end(request, changing, keyed)))
 
 
@@ -123,7 +125,7 @@ async def change(request: web.Request) -> web.Response:
 @described(Operation(status=204, errors=MOVING))
 async def delete(request: web.Request) -> web.Response:
     """Let a session expire now; while it is retained it can be undeleted."""
-    await request.app[SERVICES].sessions.delete(_id(request), tenant_of(request))
+    await request.app[SERVICES].lifetimes.delete(_id(request), tenant_of(request))
     return web.Response(status=204)
 
 
@@ -134,7 +136,7 @@ async def undelete(request: web.Request) -> web.Response:
     body = await decode.read_body(request, UndeleteRequest, optional=True)
     keyed = await keyed_of(request)
     ttl_s = None if body.ttl_s is None else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
-    reviving = request.app[SERVICES].sessions.undelete(_id(request), tenant_of(request), ttl_s=ttl_s, keyed=keyed)
+    reviving = request.app[SERVICES].lifetimes.undelete(_id(request), tenant_of(request), ttl_s=ttl_s, keyed=keyed)
     return answer(await _shown(request, await to_the_end(request, reviving, keyed)))
 
 

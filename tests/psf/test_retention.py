@@ -53,7 +53,7 @@ async def test_what_was_rolled_back_over_stays_and_can_be_gone_forward_to(bench:
 async def test_of_a_session_that_ended_all_stays_until_it_was_retained_long_enough(bench: Bench, end: str) -> None:
     session, heads = await history(bench)
     if end == "deleted":
-        await bench.service.delete(session, TENANT)
+        await bench.services.lifetimes.delete(session, TENANT)
         bench.clock.now_s += RETENTION_S - 1
     else:
         bench.clock.now_s += 100.0 + RETENTION_S - 1
@@ -62,7 +62,7 @@ async def test_of_a_session_that_ended_all_stays_until_it_was_retained_long_enou
     assert [move.to_snapshot.hex() for move, _ in await bench.service.log(session, TENANT, before=None, limit=4)][
         -1
     ] == heads[0 if end == "expired" else 1]
-    revived = await bench.service.undelete(session, TENANT)
+    revived = await bench.services.lifetimes.undelete(session, TENANT)
     assert (revived.head.hex(), revived.ttl_s) == (heads[3], 100.0)
     bench.clock.now_s += 100.0 + RETENTION_S + 2
     swept(bench)
@@ -75,9 +75,9 @@ async def test_forks_and_tags_keep_what_they_come_from_and_nothing_else(bench: B
     session, heads = await history(bench, 6)
     (fork,) = await bench.service.fork(session, TENANT, start=2)
     await bench.services.tags.set(TENANT, "kept", lambda: SnapshotId(bytes.fromhex(heads[3])))
-    await bench.service.delete(session, TENANT)
+    await bench.services.lifetimes.delete(session, TENANT)
     bench.clock.now_s += RETENTION_S + 2
-    await bench.service.undelete(fork.session_id, TENANT, ttl_s=1e6)
+    await bench.services.lifetimes.undelete(fork.session_id, TENANT, ttl_s=1e6)
     swept(bench)
     assert [is_there(bench, head) for head in heads] == [True, True, True, True, False, False]
     assert await bench.step(fork.session_id, "g=1")

@@ -301,7 +301,7 @@ async def test_a_snapshot_is_seen_by_those_whose_histories_have_it_and_by_nobody
     assert reading.find("two", EMPTY_SNAPSHOT_ID.hex()) == EMPTY_SNAPSHOT_ID
     # What the fork comes from is its history too, also when the session that made it is gone.
     bench.clock.now_s += 1000
-    await sessions.undelete(fork.session_id, "one", ttl_s=5000)
+    await bench.services.lifetimes.undelete(fork.session_id, "one", ttl_s=5000)
     bench.store.heads.drop_unused_since(bench.clock.now_s, is_running=lambda _: False)
     assert [reading.find("one", head.hex()) for head in heads[:3]] == heads[:3]
     with pytest.raises(SnapshotUnknown):
