@@ -32,6 +32,7 @@ from psf.client import (
     NotFound,
     NotPsf,
     Overloaded,
+    Retries,
     Session,
     Unauthenticated,
     Unreachable,
@@ -44,6 +45,8 @@ from store.errors import StoreError
 ASKED_WRONGLY, BROKEN = 2, 3
 """Exit statuses of these commands beside their own, and beside that of a program that was run."""
 BEGINNING_DIGITS_MIN = 6
+RETRIES = Retries(attempts=5)
+"""Somebody waits at a terminal, and may have mistyped the address."""
 _SESSION_ID, _SNAPSHOT_ID = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _BEGINNING = re.compile(rf"[0-9a-f]{{{BEGINNING_DIGITS_MIN},63}}")
 
@@ -102,7 +105,7 @@ async def _connected(parsed: argparse.Namespace) -> AsyncIterator[Client]:
     if url is not None:
         if parsed.store:
             raise CommandFailed("--url and --store exclude one another: a server has a store of its own")
-        async with Client(url) as client:
+        async with Client(url, retries=RETRIES) as client:
             yield client
         return
     from psf import app  # noqa: PLC0415 - a whole server, which with --url is not needed

@@ -15,7 +15,7 @@ class Drawn(NamedTuple):
     node: str | None
 
 
-def in_order(parents: Mapping[str, Sequence[str]], recency: Mapping[str, int]) -> list[str]:
+def in_order(parents: Mapping[str, Sequence[str]], recency: Mapping[str, float]) -> list[str]:
     """All nodes, each before its parents; among those that may come next the one that happened last."""
     children = Counter(parent for node in parents for parent in set(parents[node]) if parent in parents)
     ready = [(-recency.get(node, 0), node) for node in parents if not children[node]]

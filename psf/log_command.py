@@ -27,7 +27,7 @@ class History(NamedTuple):
     """What is drawn: snapshots by their ids, which of them happened later, and what each is called."""
 
     snapshots: dict[str, Snapshot]
-    recency: dict[str, int]
+    recency: dict[str, float]
     names: dict[str, list[str]]
     moves: dict[str, Move]
 
@@ -60,7 +60,7 @@ async def _moves(session: Session, limit: int) -> list[Move]:
 async def _history(client: Client, session: Session, moves: list[Move]) -> History:
     info = await session.info()
     steps = {move.to: move for move in reversed(moves) if move.kind in ("execute", "write", "merge")}
-    recency: dict[str, int] = {}
+    recency: dict[str, float] = {}
     for move in reversed(moves):
         recency.setdefault(move.to, move.sequence)
     snapshots = await _snapshots(client, dict.fromkeys([info.head, *recency]))
@@ -87,14 +87,16 @@ async def _snapshots(client: Client, ids: dict[str, None]) -> dict[str, Snapshot
     return dict(zip(ids, found, strict=True))
 
 
-async def _bring_in(client: Client, snapshots: dict[str, Snapshot], recency: dict[str, int], merged: Snapshot) -> None:
+async def _bring_in(
+    client: Client, snapshots: dict[str, Snapshot], recency: dict[str, float], merged: Snapshot
+) -> None:
     """The line that was merged, down to where it left what is known, as it happened: just before the merge."""
     current = merged.parents[1] if len(merged.parents) > 1 else None
     for _ in range(BROUGHT_IN_MAX):
         if current is None or current in snapshots:
             return
         snapshots[current] = await client.snapshot(current)
-        recency[current] = recency.get(merged.id, 0) - 1
+        recency[current] = recency.get(merged.id, 0) - 0.5
         current = next(iter(snapshots[current].parents), None)
 
 
