@@ -121,11 +121,10 @@ class Stream:
             except (Unreachable, Refused) as error:
                 attempt, broken = attempt + 1, True
                 await self._caller.pause(self._asked, error, attempt)
-        if not broken:
-            return
-        if told and not self.result.repeated:
+        if broken and told and not self.result.repeated:
             told.clear()
             yield Event("restarted")
+        # Of what was done before, and of what is taken from a record, nothing was told while it ran.
         for event in _untold(self.result, told):
             yield event
 

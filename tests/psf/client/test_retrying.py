@@ -284,6 +284,12 @@ async def test_a_stream_that_is_refused_raises_what_a_call_would(scripted: tuple
     assert raised.value.field == "code"
 
 
+async def test_what_was_done_before_is_told_as_if_it_ran(scripted: tuple[Scripted, Client]) -> None:
+    server, client = scripted
+    server.streams(("result", result("one", repeated=True)))
+    assert [event.text async for event in client.attach("s").stream("x")] == ["one"]
+
+
 async def test_output_that_was_cut_is_not_pieced_together(scripted: tuple[Scripted, Client]) -> None:
     server, client = scripted
     server.streams(printed("one "), end=False)
