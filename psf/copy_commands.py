@@ -7,6 +7,7 @@ import os
 import sys
 
 from psf.client import Client
+from psf.client.copying import left_behind
 from psf.desk import BROKEN, CommandFailed, session_of, snapshot_of, with_path, work
 from psf.progress import waiting
 from psf.run_commands import print_json
@@ -51,7 +52,10 @@ async def _put(parsed: argparse.Namespace, client: Client, name: str, path: str)
     head = await session.put(parsed.source, path)
     if parsed.json:
         print_json({"session_id": session.session_id, "head": head})
-    return 0
+    left = list(left_behind(parsed.source))
+    for file in left:
+        sys.stderr.write(f"psf: not copied: {printable(file)} (a link, or no file)\n")
+    return BROKEN if left else 0
 
 
 async def _get(parsed: argparse.Namespace, client: Client, reference: str, path: str) -> int:

@@ -26,13 +26,12 @@ from psf.client import (
     Client,
     ClientError,
     Expired,
-    HeadMoved,
-    Invalid,
     Misused,
-    NotFound,
     NotPsf,
     Overloaded,
+    Refused,
     Retries,
+    ServerFailed,
     Session,
     Unauthenticated,
     Unreachable,
@@ -130,9 +129,8 @@ def _own_token(folder: Path) -> tuple[str, Path]:
 def _explained(error: ClientError, parsed: argparse.Namespace) -> CommandFailed:
     """What is to be typed next, where that is known."""
     text = str(error)
-    status = BROKEN
-    if isinstance(error, (Misused, Invalid, NotFound, Expired, Unauthenticated, HeadMoved)):
-        status = ASKED_WRONGLY
+    refused = isinstance(error, (Misused, Refused)) and not isinstance(error, (Overloaded, ServerFailed))
+    status = ASKED_WRONGLY if refused else BROKEN
     name = getattr(error, "code", "")
     if name == "session_missing":
         text = "there is no such session; `psf ls` lists sessions"

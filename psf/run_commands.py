@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 from pathlib import Path
@@ -139,9 +140,14 @@ def limits_of(parsed: argparse.Namespace) -> Limits | None:
         if name not in Limits.__struct_fields__:
             raise CommandFailed(f"--limit: there is no limit {name!r}; there are {', '.join(Limits.__struct_fields__)}")
     try:
-        return msgspec.convert(given, Limits, strict=False) if given else None
+        limits = msgspec.convert(given, Limits, strict=False) if given else None
     except msgspec.ValidationError as error:
         raise CommandFailed(f"--limit: {error}") from None
+    for name in given:
+        value = getattr(limits, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CommandFailed(f"--limit: {name} must be a number, not {value}")
+    return limits
 
 
 def _pairs(flag: str, given: list[str]) -> list[tuple[str, str]]:

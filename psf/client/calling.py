@@ -50,8 +50,11 @@ class Asked(NamedTuple):
 
 
 def asking(method: str, path: str, body: object = None, **fields: Any) -> Asked:
-    """A request with a JSON body, if any."""
-    data = msgspec.json.encode(body) if body is not None else None
+    """A request with a JSON body, if any. Raises Misused for what JSON cannot say."""
+    try:
+        data = msgspec.json.encode(body) if body is not None else None
+    except UnicodeEncodeError:
+        raise Misused("a text holds what is no Unicode; send bytes as a file") from None
     return Asked(method, path, body=None if data is None else lambda: data, **fields)
 
 
@@ -73,7 +76,7 @@ class Caller:
 
     def __init__(self, url: str | None, token: str | None, retries: Retries, silence_s: float | None) -> None:
         self.url = _checked(url or os.environ.get("PSF_URL") or URL_DEFAULT)
-        self._token = token if token is not None else os.environ.get("PSF_TOKEN")
+        self._token = (token if token is not None else os.environ.get("PSF_TOKEN", "")).strip()
         self.retries, self._silence_s = retries, silence_s
         self._connections: aiohttp.ClientSession | None = None
 
@@ -155,6 +158,9 @@ class Caller:
             headers["Idempotency-Key"] = asked.key
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
+        for name, value in headers.items():
+            if not value.isprintable():
+                raise Misused(f"{name}: must be one line of printable characters")
         return headers
 
     def _told(self, error: BaseException) -> str:

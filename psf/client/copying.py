@@ -73,6 +73,15 @@ def _files_below(folder: str) -> Iterator[tuple[str, str]]:
                 yield os.path.relpath(file, folder).replace(os.sep, "/"), file
 
 
+def left_behind(folder: str) -> Iterator[str]:
+    """What `put` does not send of a folder: links, and what is no file."""
+    for above, folders, names in os.walk(folder):
+        for name in sorted([*folders, *names]):
+            file = os.path.join(above, name)
+            if os.path.islink(file) or not (os.path.isfile(file) or os.path.isdir(file)):
+                yield file
+
+
 async def get(snapshots: Snapshots, snapshot: str, path: str, local: str) -> tuple[str, ...]:
     """Write a file or a folder to this machine; gives what could not be. Raises OSError, Misused."""
     wanted = "/".join(part for part in path.split("/") if part not in ("", "."))

@@ -348,4 +348,4 @@ def _file(content: Content) -> dict[str, Any]:
 
 
 def _quoted(path: str) -> str:
-    return quote(path, safe="/")
+    return quote(path, safe="/", errors="surrogateescape")

@@ -44,7 +44,11 @@ class Snapshots:
 
     async def read_file(self, snapshot: str, path: str, *, start: int | None = None, stop: int | None = None) -> bytes:
         """The bytes of a file, or those from `start` (below 0: from its end) up to `stop`; none where it has none."""
-        asked = Asked("GET", f"{_path(snapshot)}/files/{quote(path, safe='/')}", headers=_range(start, stop))
+        asked = Asked(
+            "GET",
+            f"{_path(snapshot)}/files/{quote(path, safe='/', errors='surrogateescape')}",
+            headers=_range(start, stop),
+        )
         if stop is not None and stop <= (start or 0):
             return b""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -80,7 +80,7 @@ class Stream:
     def __init__(self, caller: Caller, asked: Asked) -> None:
         self._caller, self._asked = caller, asked
         self._result: Result | None = None
-        self._events: AsyncIterator[Event] | None = None
+        self._events: AsyncGenerator[Event, None] | None = None
 
     @property
     def key(self) -> str:
@@ -105,7 +105,12 @@ class Stream:
             pass
         return self.result
 
-    async def _told(self) -> AsyncIterator[Event]:
+    async def close(self) -> None:
+        """Look no longer. The step goes on; `cancel` of its session stops it."""
+        if self._events is not None:
+            await self._events.aclose()
+
+    async def _told(self) -> AsyncGenerator[Event, None]:
         told: Counter[tuple[str, str]] = Counter()
         attempt, broken = 0, False
         while True:

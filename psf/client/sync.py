@@ -90,6 +90,7 @@ class SyncStream:
         return self.portal.iterate(aiter(self.inner))
 
     finish = _waited(Stream.finish)
+    close = _waited(Stream.close)
 
 
 class SyncSession:

@@ -248,6 +248,15 @@ async def test_cat_and_cp_move_bytes_both_ways(psf: Shell, mine: str, tmp_path: 
         assert await psf.process(*arguments) == (0, data, b"")
 
 
+async def test_cp_says_what_it_leaves_behind(psf: Shell, mine: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_text("x")
+    (tmp_path / "d/link").symlink_to("f")
+    done = await psf("cp", str(tmp_path / "d"), "mine:d")
+    assert (done.status, f"not copied: {tmp_path}/d/link" in done.err) == (3, True)
+    assert [entry["path"] for entry in await psf.json("ls", "mine:d")] == ["d/f"]
+
+
 # -- moving -------------------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +346,10 @@ async def test_a_replay_that_differs_is_told_and_is_a_status(psf: Shell, mine: s
         (("run", "-c", "x", "-r", "cobol"), 2, "bash"),
         (("run", "-c", "x", "-l", "speed=9"), 2, "there is no limit 'speed'"),
         (("run", "-c", "x", "-l", "processes=many"), 2, "--limit"),
+        (("run", "-c", "x", "-l", "wall_time_s=nan"), 2, "wall_time_s must be a number"),
+        (("run", "-c", "\udcff"), 2, "no Unicode"),
+        (("cat", "mine", "\udcff"), 2, "nothing at"),
+        (("exec", "mine", "-c", "x", "--key", "a\nb"), 2, "Idempotency-Key"),
         (("run", "-c", "x", "-e", "A"), 2, "NAME=VALUE"),
         (("run", "-c", "x", "--secret", "NOT_THERE"), 2, "export it"),
         (("cp", "a", "b"), 2, "SESSION:PATH"),

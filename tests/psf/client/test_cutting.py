@@ -88,6 +88,19 @@ async def test_an_execute_that_is_cut_anywhere_and_repeated_is_in_the_history_on
     assert cut > 0.9 * length / STRIDE  # behind the result of a stream nothing is needed any more
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["run", "stream"])
+async def test_many_who_ask_for_one_execute_at_once_get_the_one_there_is(
+    slow: tuple[str, Bench], streams: bool
+) -> None:
+    url, bench = slow
+    session_id = await bench.session(ttl_s=1e6)
+    async with Client(url) as client:
+        results = await asyncio.gather(*(execute(client, session_id, "k", streams) for _ in range(10)))
+    assert len({result.snapshot for result in results}) == 1
+    assert sorted(result.repeated for result in results) == [False] + [True] * 9
+    assert await bench.moves(session_id) == ["create", "execute"]
+
+
 async def test_what_is_cut_before_it_was_whole_was_never_begun(slow: tuple[str, Bench]) -> None:
     url, bench = slow
     session_id = await bench.session(ttl_s=1e6)
