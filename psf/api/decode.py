@@ -106,8 +106,10 @@ def decode(data: bytes, kind: type[_Body]) -> _Body:
 
 
 def _decode(data: bytes, kind: type[_Body]) -> _Body:
+    # Where unknown fields are refused, a number in quotes is too: such a body is what its description says.
+    strict = bool(getattr(getattr(kind, "__struct_config__", None), "forbid_unknown_fields", False))
     try:
-        return msgspec.json.decode(data, type=kind, strict=False)
+        return msgspec.json.decode(data, type=kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), kind) from None
 

@@ -16,6 +16,7 @@ from executors import paths
 from executors.paths import Place
 from psf.api import decode
 from psf.api.schemas import CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RollbackRequest, RunCodeRequest
+from psf.api.v1_schemas import CreateRequest
 from psf.errors import InvalidField
 from store import asked
 from store.capture import DEPTH_MAX
@@ -262,3 +263,13 @@ def test_where_a_long_body_goes_wrong_is_said_and_nobody_waits_for_more() -> Non
 async def test_what_is_large_is_done_in_a_thread() -> None:
     where = [await decode.aside(threading.current_thread, size) for size in (0, decode.ASIDE_BYTES, 1 << 20)]
     assert [thread is threading.main_thread() for thread in where] == [True, True, False]
+
+
+@pytest.mark.parametrize("body", [b'{"ttl_s": "30"}', b'{"files": {"a": {"text": "", "executable": "true"}}}'])
+def test_the_native_family_takes_no_word_for_a_number_or_a_flag(body: bytes) -> None:
+    with pytest.raises(InvalidField):
+        decode.decode(body, CreateRequest)
+
+
+def test_the_compatible_family_does_as_its_clients_are_used_to() -> None:
+    assert decode.decode(b'{"ttl": "30"}', CreateSessionRequest).ttl == 30
