@@ -185,7 +185,7 @@ def _implied(path: str, said: Operation) -> Errors:
         kinds += [BodyTooSlow, UnsupportedBody, web.HTTPRequestEntityTooLarge]
     if said.body is not None or said.body_media:
         kinds += [InvalidField, Overloaded]
-    if said.query or said.keyed or "{path}" in path:
+    if said.keyed or is_native(path):
         kinds += [InvalidField]
     if said.keyed:
         kinds += [KeyReused]

@@ -13,11 +13,12 @@ from executors.errors import Overloaded
 from executors.interfaces import Capabilities
 from psf.api import docs, fusion, v1, v1_files, v1_snapshots, v1_steps
 from psf.api.callers import audited, authenticating
-from psf.api.errors import answer, to_response
+from psf.api.errors import answer, is_native, to_response
 from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
-from psf.api.operations import Operation, described
+from psf.api.operations import Operation, described, operation_of
 from psf.api.repeating import finish_all
 from psf.api.schemas import HealthAnswer
+from psf.errors import InvalidField
 from psf.services import Services
 from psf.tokens import Tokens
 
@@ -49,7 +50,7 @@ def build(
     tokens: Tokens | None = None,
 ) -> web.Application:
     """The application, ready to be served. Without `tokens` whoever can reach it may do everything."""
-    before = [audited, _errors, _same_site, authenticating(tokens), _bounded_bodies(body_bytes_max)]
+    before = [audited, _errors, _same_site, authenticating(tokens), _known_query, _bounded_bodies(body_bytes_max)]
     application = web.Application(client_max_size=body_bytes_max, middlewares=before)
     application[SERVICES] = services
     finish_all(application)
@@ -81,6 +82,19 @@ async def _same_site(request: web.Request, handler: _Handler) -> web.StreamRespo
         origin = request.headers.get("Origin")
         if origin is not None and _host_name(origin) not in allowed:
             raise web.HTTPForbidden(reason="requests from pages of another origin are refused")
+    return await handler(request)
+
+
+@web.middleware
+async def _known_query(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """What a route of `/v1` does not know, it refuses: in the query as in the body."""
+    said = operation_of(request.match_info.handler)
+    if said is not None and request.query and is_native(request.path):
+        known = [given.name for given in said.query]
+        for name in request.query:
+            if name not in known:
+                words = f"there are {', '.join(known)}" if known else "there is none here"
+                raise InvalidField(("query", name), f"There is no such parameter; {words}", kind="extra_forbidden")
     return await handler(request)
 
 

@@ -130,3 +130,17 @@ async def test_page_and_document_are_open_as_browsers_send_no_tokens(bench: Benc
             document = await response.json()
     assert document["paths"]["/docs"]["get"]["security"] == []
     assert "security" not in document["paths"]["/v1/sessions"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("path", "known"), [("/v1/sessions?limits=3", "limit, cursor, expired"), ("/v1/tags?a=", "there is none here")]
+)
+async def test_a_parameter_that_is_not_described_is_refused(api: Api, path: str, known: str) -> None:
+    status, answer = await api.get(path)
+    assert (status, answer["error"]["code"]) == (422, "invalid_field")
+    assert answer["error"]["field"] in path
+    assert known in answer["error"]["message"]
+
+
+async def test_parameters_that_the_compatible_family_does_not_know_do_no_harm(api: Api) -> None:
+    assert (await api.get("/v1/ping?a=b"))[0] == 200
