@@ -260,7 +260,11 @@ async def untag(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/sessions/{session_id}/bundle")
-@described(Operation(answer_media=(_BUNDLE,), query=(number("since", 2**62, "only the moves after this number"),)))
+@described(
+    Operation(
+        answer_media=(_BUNDLE,), query=(number("since", 2**62, "only the moves after this number"),), errors=FINDING
+    )
+)
 async def bundle(request: web.Request) -> web.StreamResponse:
     """A session with its whole history, to be taken in elsewhere; `since`: only moves after that number."""
     since = query_number(request, "since", None, 2**62)
