@@ -112,16 +112,6 @@ class CreateSessionAnswer(msgspec.Struct, frozen=True):
     session_id: str
 
 
-class RollbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/sessions/{id}/rollback. `to`: a snapshot id or prefix, a step number, or "-n"."""
-
-    to: str | int
-
-
-class RollbackAnswer(msgspec.Struct, frozen=True):
-    head: str
-
-
 class ForkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/sessions/{id}/fork. `from` as in rollback (default: the head); one fork for each of `names`, or `count` of them."""
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from executors import paths
 from executors.paths import Place
 from psf.api import decode
-from psf.api.schemas import CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RollbackRequest, RunCodeRequest
-from psf.api.v1_schemas import CreateRequest
+from psf.api.schemas import CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RunCodeRequest
+from psf.api.v1_schemas import CreateRequest, MoveRequest
 from psf.errors import InvalidField
 from store import asked
 from store.capture import DEPTH_MAX
 
-KINDS = [CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RollbackRequest, RunCodeRequest]
+KINDS = [CreateSessionRequest, ExecuteSessionRequest, ForkRequest, MoveRequest, RunCodeRequest]
 RUN = '"code": "1", "language": "bash"'
 
 
