@@ -131,10 +131,21 @@ def _invalid(text: str, kind: type[Any]) -> InvalidField:
 
 
 def _fields(kind: type[Any], path: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields that an object has which `path` leads to, through structs only."""
+    """Names of the fields that an object has which `path` leads to."""
+    struct = _struct_in(kind)
     for name in path:
-        kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == name)
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
+        if isinstance(name, str) and struct is not None:
+            struct = next(
+                _struct_in(field.type) for field in msgspec.structs.fields(struct) if field.encode_name == name
+            )
+    return [field.encode_name for field in msgspec.structs.fields(struct)] if struct is not None else []
+
+
+def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct that a value of this kind is, or may be, or holds many of."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _struct_in(inner)) is not None), None)
 
 
 def _expected(message: str) -> str:

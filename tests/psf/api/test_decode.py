@@ -16,7 +16,7 @@ from executors import paths
 from executors.paths import Place
 from psf.api import decode
 from psf.api.schemas import CreateSessionRequest, ExecuteSessionRequest, ForkRequest, RunCodeRequest
-from psf.api.v1_schemas import CreateRequest, MoveRequest
+from psf.api.v1_schemas import CreateRequest, ExecuteRequest, MoveRequest, ReplayRequest, SettingsRequest
 from psf.errors import InvalidField
 from store import asked
 from store.capture import DEPTH_MAX
@@ -273,3 +273,20 @@ def test_the_native_family_takes_no_word_for_a_number_or_a_flag(body: bytes) -> 
 
 def test_the_compatible_family_does_as_its_clients_are_used_to() -> None:
     assert decode.decode(b'{"ttl": "30"}', CreateSessionRequest).ttl == 30
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "field", "known"),
+    [
+        ('{"files": {"a": {"content": ""}}}', CreateRequest, "content", "base64, text, executable"),
+        ('{"compile_limits": {"time": 1}, "code": ""}', ExecuteRequest, "time", "wall_time_s, "),
+        ('{"limits": {"time": 1}}', SettingsRequest, "time", "wall_time_s, "),
+        ('{"change": {"1": {"program": ""}}}', ReplayRequest, "program", "code, runtime"),
+    ],
+)
+def test_a_field_that_is_not_there_is_named_with_those_that_are_however_deep(
+    body: str, kind: type[Any], field: str, known: str
+) -> None:
+    with pytest.raises(InvalidField, match=known) as refused:
+        decode.decode(body.encode(), kind)
+    assert refused.value.location[-1] == field
