@@ -22,7 +22,7 @@ from psf.api.repeating import HEADER, KEY_CHARACTERS_MAX
 from psf.api.schemas import DetailAnswer, ErrorAnswer, ValidationAnswer
 from psf.errors import InvalidField, KeyReused, SessionExpired, SnapshotUnknown
 from psf.tokens import Forbidden, Unauthenticated
-from store.errors import ObjectDamaged, ObjectMissing, SessionMissing
+from store.errors import HeadsUnreachable, ObjectDamaged, ObjectMissing, SessionMissing
 
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"
@@ -180,7 +180,7 @@ def _implied(path: str, said: Operation) -> Errors:
     """What can be said of any route of its kind."""
     kinds: list[type[Exception]] = [web.HTTPForbidden, Exception]
     if path not in OPEN:
-        kinds += [Unauthenticated, Forbidden, ObjectMissing, ObjectDamaged]
+        kinds += [Unauthenticated, Forbidden, ObjectMissing, ObjectDamaged, HeadsUnreachable]
     if said.body is not None:
         kinds += [BodyTooSlow, UnsupportedBody, web.HTTPRequestEntityTooLarge]
     if said.body is not None or said.body_media:

@@ -17,14 +17,14 @@ from executors.errors import (
     SandboxUnavailable,
     SystemUnknown,
 )
-from psf.errors import GuaranteeMissing, NetworkRefused, RuntimeUnknown, SandboxDiffers, StepCancelled
+from psf.errors import GuaranteeMissing, NetworkRefused, QuotaReached, RuntimeUnknown, SandboxDiffers, StepCancelled
 from store.errors import HeadMoved, NotInHistory, WriterFenced
 
 Errors = tuple[type[Exception], ...]
 
 MOVING: Errors = (Overloaded, HeadMoved, WriterFenced)
 """What may keep a head from moving."""
-STARTING: Errors = (RuntimeUnknown, SystemUnknown, NetworkRefused, SandboxUnavailable)
+STARTING: Errors = (QuotaReached, RuntimeUnknown, SystemUnknown, NetworkRefused, SandboxUnavailable)
 """What may keep a session from being made."""
 RUNNING: Errors = (
     RuntimeUnknown, SystemUnknown, NetworkRefused, GuaranteeMissing, EgressUnavailable, DeterminismUnavailable, FilesTooLarge,

@@ -27,7 +27,7 @@ from psf.api.v1_schemas import (
     SettingsRequest,
     UndeleteRequest,
 )
-from psf.errors import InvalidField, NetworkRefused, SnapshotUnknown
+from psf.errors import InvalidField, NetworkRefused, QuotaReached, SnapshotUnknown
 from psf.sessions import FORKS_MAX
 from psf.turns import to_thread
 from store import snapshot as snapshots
@@ -154,7 +154,12 @@ async def rollback(request: web.Request) -> web.Response:
 @routes.post("/v1/sessions/{session_id}/fork")
 @described(
     Operation(
-        answer=ForkAnswer, status=201, body=ForkRequest, body_optional=True, keyed=True, errors=(*MOVING, *FINDING)
+        answer=ForkAnswer,
+        status=201,
+        body=ForkRequest,
+        body_optional=True,
+        keyed=True,
+        errors=(*MOVING, *FINDING, QuotaReached),
     )
 )
 async def fork(request: web.Request) -> web.Response:
