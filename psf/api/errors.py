@@ -124,6 +124,8 @@ def to_response(error: Exception, path: str) -> web.Response:
     if isinstance(error, RuntimeUnknown) and not native:
         location = ("body", "language")
         return _invalid(InvalidField(location, str(error), error.name, kind="literal_error"), native)
+    if isinstance(error, FilesTooLarge) and native:
+        return _shape(422, error.code, str(error), native, {"field": "files"})
     if isinstance(error, FilesTooLarge):
         return _invalid(InvalidField(("body", "files"), str(error), kind=error.code), native)
     response = _shape(status, getattr(error, "code", "internal"), str(error), native, _facts(error))

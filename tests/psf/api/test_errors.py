@@ -36,7 +36,7 @@ TABLE: list[tuple[Exception, int, int, str]] = [
     (UnsupportedBody("send JSON"), 415, 415, "unsupported_body"),
     (Overloaded("all slots are taken"), 504, 429, "overloaded"),
     (BodyTooSlow("it did not arrive"), 408, 408, "body_too_slow"),
-    (FilesTooLarge("do not fit"), 422, 422, "invalid_field"),
+    (FilesTooLarge("do not fit"), 422, 422, "files_too_large"),
     (ObjectDamaged("blob", "ab", "torn"), 500, 500, "object_damaged"),
     (ObjectMissing("blob", "ab"), 500, 500, "object_missing"),
     (HeadsUnreachable("it does not answer"), 503, 503, "heads_unreachable"),
@@ -73,7 +73,7 @@ def test_an_error_has_its_status_and_shape_on_the_native_family(
     assert body["error"]["code"] == code
     assert isinstance(body["error"]["message"], str)
     assert body["error"]["message"]
-    facts = {"invalid_field": {"field"}, "head_moved": {"expected", "actual"}}
+    facts = {"invalid_field": {"field"}, "files_too_large": {"field"}, "head_moved": {"expected", "actual"}}
     assert set(body["error"]) - {"code", "message"} == facts.get(code, set())
 
 
