@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import aiohttp.web
 import msgspec
@@ -17,7 +18,9 @@ import store.errors
 from executors import guarantees
 from executors.interfaces import Keep
 from psf import cli, runtimes
-from psf.api import errors, fusion, server, v1
+from psf.api import errors, openapi, server
+from psf.api.operations import operation_of
+from psf.api.schemas import ErrorAnswer
 from psf.config import Settings
 from store import asked
 from store.snapshot import Ending
@@ -39,14 +42,54 @@ def first_column(text: str, heading: str) -> set[str]:
     return set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
 
 
-def routes() -> set[str]:
-    tables = (server.routes, fusion.routes, v1.routes)
-    defined = [route for table in tables for route in table if isinstance(route, aiohttp.web.RouteDef)]
-    return {f"{route.method} {route.path.replace('{session_id}', '{id}')}" for route in defined}
+def heading(route: aiohttp.web.RouteDef) -> str:
+    return f"{route.method} {route.path.replace('{session_id}', '{id}').replace(':.+', '')}"
+
+
+ROUTES = {
+    heading(route): route for table in server.TABLES for route in table if isinstance(route, aiohttp.web.RouteDef)
+}
+
+
+def section(name: str) -> str:
+    return re.split(r"^##+ ", documented("api.md").partition(f"### {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def examples(name: str) -> list[str]:
+    """JSON that stands in a route's section: what is asked, what is answered."""
+    blocks = re.findall(r"(?:^    .*\n?)+", section(name), re.MULTILINE)
+    parts = [re.sub(r"^\s*\d{3} ", "", part).strip() for block in blocks for part in block.split("→")]
+    return [part for part in parts if part.startswith("{")]
+
+
+def lost(shown: Any, kept: Any, path: str = "$") -> list[str]:
+    """What is shown and was not understood."""
+    if isinstance(shown, list):
+        return [fault for pair in zip(shown, kept, strict=True) for fault in lost(*pair, f"{path}[]")]
+    if not isinstance(shown, dict):
+        return [] if shown == kept else [path]
+    gone = [f"{path}.{key}" for key in shown if key not in kept]
+    return gone + [
+        fault for key in shown.keys() & kept.keys() for fault in lost(shown[key], kept[key], f"{path}.{key}")
+    ]
 
 
 def test_every_route_has_a_section_and_every_section_a_route() -> None:
-    assert set(re.findall(r"^### ([A-Z]+ /\S+)$", documented("api.md"), re.MULTILINE)) == routes()
+    assert set(re.findall(r"^### ([A-Z]+ /\S+)$", documented("api.md"), re.MULTILINE)) == ROUTES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if name.split()[1].startswith("/v1/") and examples(name)])
+def test_what_is_shown_of_a_route_is_what_it_takes_and_answers(name: str) -> None:
+    said = operation_of(ROUTES[name].handler)
+    assert said is not None
+    kinds = [kind for kind in (said.body, said.answer, ErrorAnswer) if kind is not None]
+    for text, kind in zip(examples(name), kinds, strict=False):
+        value = msgspec.json.decode(text.encode(), type=kind)
+        assert lost(json.loads(text), json.loads(msgspec.json.encode(value))) == []
+
+
+def test_most_routes_of_the_native_family_have_an_example() -> None:
+    assert sum(bool(examples(name)) for name in ROUTES if "/v1/" in name) >= 20
 
 
 def test_every_setting_is_in_the_table_and_nothing_else() -> None:
@@ -75,11 +118,27 @@ def test_every_error_code_that_a_client_may_see_is_listed() -> None:
     for module in (psf.errors, executors.errors, store.errors):
         codes |= {kind.code for kind in vars(module).values() if isinstance(kind, type) and hasattr(kind, "code")}
     never_sent = {
-        "psf_error", "store_error", "executor_error", "configuration", "cannot_listen", "store_unusable", "session_exists", "not_canonical",
-        "bundle_refused",
-        "archive_refused", "object_too_long",
+        "psf_error", "store_error", "executor_error", "configuration", "cannot_listen", "store_unusable", "not_canonical", "object_too_long",
     }  # fmt: skip
     assert codes - never_sent <= set(re.findall(r"`(\w+)`", documented("api.md")))
+
+
+def test_every_code_that_a_route_is_described_to_answer_with_is_in_the_table_at_its_status() -> None:
+    described = aiohttp.web.Application()
+    for table in server.TABLES:
+        described.add_routes(table)
+    rows = re.findall(r"^\| (\d{3}[^|]*) \|.*\| ([^|]*) \|$", documented("api.md").split("## Errors")[1], re.MULTILINE)
+    listed = {
+        (status, code)
+        for told, codes in rows
+        for status in re.findall(r"\d{3}", told)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    for path, methods in openapi.document(described.router.routes())["paths"].items():
+        for method, said in methods.items():
+            for status, response in said["responses"].items():
+                missing = {(status, code) for code in response.get("x-codes", ())} - listed
+                assert missing == set(), (method, path)
 
 
 def test_every_status_of_the_table_of_errors_is_listed() -> None:

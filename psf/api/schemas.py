@@ -142,7 +142,7 @@ class LogEntry(msgspec.Struct, frozen=True):
     runtime: str | None
     endings: dict[str, str]
     left_out: list[LeftOutPath]
-    run: msgspec.Raw | None
+    run: Any
 
 
 class LogAnswer(msgspec.Struct, frozen=True):
