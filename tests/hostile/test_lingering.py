@@ -76,6 +76,8 @@ async def test_nothing_of_a_compiler_runs_on_beside_the_program(session: History
 
 async def test_nothing_goes_on_in_the_house_after_a_step(house: House, session: History) -> None:
     await session.python(RESTLESS, keep="nothing")
+    while house.executor._releasing:  # the workspace is made ready after the answer, by us
+        await asyncio.sleep(0.01)
     house.pool.wait_for_removal()
     workspaces = house.workspaces()
     before = {path: path.lstat().st_mtime_ns for path in workspaces.rglob("*")}
