@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import json
 import tarfile
 import threading
 import zipfile
@@ -18,9 +19,10 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import positive_data_acceptance, use_after_free
 
 from psf.api import openapi, server
 from tests.psf.api.conftest import application
@@ -59,6 +61,7 @@ def as_they_are(_: object, value: Any) -> bytes:
 for media in ("application/x-tar", "application/gzip", "application/zip"):
     schemathesis.openapi.media_type(media, st.sampled_from(list(archives())))
 
+ADDRESS: list[str] = []
 BUNDLES = [b""]
 """The last one is whole, once there is a session that it is of."""
 whole, cut, changed = (
@@ -150,3 +153,54 @@ def test_an_operation_is_as_described(case: schemathesis.Case, address: str, the
     codes = described["responses"][str(response.status_code)].get("x-codes")
     if codes is not None and case.path.startswith("/v1/"):
         assert response.json()["error"]["code"] in codes
+
+
+def linked() -> dict[str, Any]:
+    """The description with what follows from an answer: sessions have steps, files, forks; steps have snapshots."""
+    document = json.loads(json.dumps(DESCRIPTION))
+    operations = {said["operationId"]: said for methods in document["paths"].values() for said in methods.values()}
+    of_session = [
+        name for name in operations if name.startswith(("post_v1_sessions_session_id_", "get_v1_sessions_session_id"))
+    ]
+    of_snapshot = [name for name in operations if name.startswith("get_v1_snapshots_snapshot")]
+    for name, status, parameter, field, others in (
+        ("post_v1_sessions", "201", "session_id", "session_id", of_session),
+        ("post_v1_sessions_session_id_fork", "201", "session_id", "sessions/0/session_id", of_session),
+        ("post_v1_sessions_session_id_execute", "200", "snapshot", "snapshot", of_snapshot),
+        ("post_v1_sessions_session_id_files", "200", "snapshot", "head", of_snapshot),
+    ):
+        links: dict[str, Any] = {}
+        for other in others:
+            links[other] = {"operationId": other, "parameters": {parameter: f"$response.body#/{field}"}}
+            if other.endswith(("_execute", "_files")):
+                links[other]["requestBody"] = (
+                    {"code": "a.txt=1"} if other.endswith("_execute") else {"write": {"b": {"text": ""}}}
+                )
+        operations[name]["responses"][status]["links"] = links
+    return document
+
+
+class Linked(schemathesis.openapi.from_dict(linked(), config=SchemathesisConfig(seed=1)).as_state_machine()):  # type: ignore[misc]
+    """Calls that follow from one another's answers."""
+
+    def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+        return {"base_url": ADDRESS[-1]}
+
+    def validate_response(self, response: Any, case: schemathesis.Case, *args: Any, **kwargs: Any) -> None:
+        case.validate_response(response, excluded_checks=[positive_data_acceptance, use_after_free])
+
+
+def test_calls_that_follow_from_one_another_are_as_described(address: str) -> None:
+    ADDRESS.append(address)
+    run_state_machine_as_test(
+        Linked,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=15,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.explicit, Phase.generate),
+        ),
+    )
