@@ -21,8 +21,8 @@ _FILES = {
     "swagger-ui.css": "text/css",
 }
 _HEADERS = {
-    # The page asks this server alone; the viewer sets styles of elements.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    # The page asks this server alone.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

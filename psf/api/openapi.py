@@ -145,7 +145,7 @@ def _parameter(place: str, given: Given, schema: dict[str, Any]) -> dict[str, An
 
 
 def _key_parameter() -> dict[str, Any]:
-    about = "What is asked for under one key is done once; who asks again gets the first answer. Kept for 24 hours."
+    about = "What is asked for under one key is done once; who asks again gets the first answer. Remembered as long as the session's log."
     schema = {"type": "string", "minLength": 1, "maxLength": KEY_CHARACTERS_MAX, "pattern": "^[ -~]+$"}
     return {"name": HEADER, "in": "header", "required": False, "description": about, "schema": schema}
 

@@ -101,6 +101,7 @@ async def test_the_page_and_its_files_are_psfs_own_and_ask_nobody_else(api: Api)
         assert (response.status, response.content_type) == (200, "text/html")
         policy, page = response.headers["Content-Security-Policy"], await response.text()
     assert "http" not in policy
+    assert "unsafe" not in policy
     assert "default-src 'none'" in policy
     named = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert "/docs/docs.js" in named
