@@ -42,7 +42,7 @@ class Tags:
 
     async def remove(self, tenant: str, name: str) -> None:
         """Let go of a name. Raises SnapshotUnknown when there is none."""
-        if not await completed(to_thread(lambda: self._heads.unpin(_pin_name(tenant, name)))):
+        if "/" in name or not await completed(to_thread(lambda: self._heads.unpin(_pin_name(tenant, name)))):
             raise SnapshotUnknown(name)
 
     def all(self, tenant: str) -> dict[str, Pin]:
@@ -53,6 +53,8 @@ class Tags:
 
     def find(self, tenant: str, name: str) -> SnapshotId | None:
         """The snapshot that a name stands for. In a thread."""
+        if "/" in name:
+            return None  # a pin of another tenant's, seen from the one whose names have nothing before them
         wanted = _pin_name(tenant, name)
         return next((pin.snapshot for pin in self._heads.pins() if pin.name == wanted), None)
 

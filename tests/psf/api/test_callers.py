@@ -21,6 +21,7 @@ CALLERS: dict[str, tuple[str, Scope]] = {
     "ann": ("one", "execute"),
     "bob": ("one", "read"),
     "eve": ("two", "execute"),
+    "loc": ("local", "execute"),
 }
 
 
@@ -91,6 +92,16 @@ async def test_tenants_do_not_see_one_another(door: Door) -> None:
         assert answers[0][0] in (404, 410)
         own = json.loads(json.dumps(body).replace("SESSION", session))
         assert (await door.call("ann", method, path.replace("SESSION", session), own))[0] in (200, 201)
+
+
+async def test_a_tag_is_of_one_tenant_however_its_name_is_written(door: Door) -> None:
+    session = await made_by(door, "ann")
+    await door.call("ann", "POST", f"/v1/sessions/{session}/execute", {"code": "a=1"})
+    assert (await door.call("ann", "PUT", "/v1/tags/mine", {"session": session}))[0] == 200
+    for who, name in (("loc", "one%2Fmine"), ("eve", "one%2Fmine"), ("eve", "..%2Fone%2Fmine")):
+        assert (await door.call(who, "GET", f"/v1/snapshots/{name}"))[0] == 404, (who, name)
+        assert (await door.call(who, "DELETE", f"/v1/tags/{name}"))[0] == 404, (who, name)
+    assert (await door.call("ann", "GET", "/v1/snapshots/mine"))[0] == 200
 
 
 async def test_whoever_may_only_look_changes_nothing(door: Door) -> None:
