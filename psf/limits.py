@@ -99,6 +99,20 @@ def of_stages(wishes: Mapping[str, AskedLimits], session: AskedLimits, rules: Li
     return tuple((stage, effective(wish, rules)) for stage, wish in asked_in_all.items())
 
 
+def of_recorded(recorded: Limits, rules: LimitRules) -> Limits:
+    """What a step gets that is run again: as recorded, and never more than whoever asks for it now would get.
+
+    A record may have come from another store, or from somebody's own hand. Raises NetworkRefused, InvalidField.
+    """
+    try:
+        wish = msgspec.convert(msgspec.structs.asdict(recorded), AskedLimits)
+    except msgspec.ValidationError as error:
+        raise InvalidField(("body", "from"), f"takes in a step whose recorded limits are none: {error}") from None
+    if wish.network == "egress" and not rules.allow_egress:
+        raise NetworkRefused
+    return effective(wish, rules)
+
+
 def effective(wish: AskedLimits, rules: LimitRules) -> Limits:
     """All limits of a stage: as asked, else the default, and never more than the maximum."""
     values: dict[str, Any] = msgspec.structs.asdict(rules.default) | wish.given()

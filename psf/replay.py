@@ -24,7 +24,7 @@ from store.ids import BlobId, Kind, SnapshotId, TreeId
 from store.interfaces import Objects
 from store.known import KnownTrees
 from store.merging import merge
-from store.snapshot import Merge, Outcome, Run, Snapshot, Stage, Write
+from store.snapshot import Limits, Merge, Outcome, Run, Snapshot, Stage, Write
 
 PATHS_TOLD_MAX = 100
 LINES_TOLD_MAX = 400
@@ -89,14 +89,21 @@ def _unseen(_: int) -> None:
 class Replayer:
     """Runs recorded steps on `executor`, with the languages of this server, in a `system` that it gives.
 
-    `sandbox` is the kind of its sandbox, as sessions know it.
+    `sandbox` is the kind of its sandbox, as sessions know it. `bounded` gives what there is to be had of limits that are recorded.
     """
 
     def __init__(
-        self, objects: Objects, executor: Executor, runtimes: Runtimes, sandbox: str, system: System = OWN_SYSTEM
+        self,
+        objects: Objects,
+        executor: Executor,
+        runtimes: Runtimes,
+        sandbox: str,
+        system: System = OWN_SYSTEM,
+        *,
+        bounded: Callable[[Limits], Limits] = lambda limits: limits,
     ) -> None:
         self._objects, self._executor, self._runtimes, self._sandbox = objects, executor, runtimes, sandbox
-        self._system = system
+        self._system, self._bounded = system, bounded
         self._known = KnownTrees(objects)
 
     async def replay(
@@ -156,8 +163,9 @@ class Replayer:
             runtime = self._runtimes.get(order.runtime or "")
             parent = Snapshot(snapshots.VERSION, recorded.depth - 1, (), tree, None, None)
             given = dict(step.limits)
-            compiling = (("compile", given.get("compile", given["run"])),) if runtime.compile is not None else ()
-            limits = (*compiling, ("run", given["run"]))
+            running = given.get("run", Limits())
+            compiling = (("compile", given.get("compile", running)),) if runtime.compile is not None else ()
+            limits = tuple((stage, self._bounded(one)) for stage, one in (*compiling, ("run", running)))
             request = record.to_request(self._runtimes, runtime, parent, order, limits, self._system)
             result = await self._executor.execute(request)
             outcome = await asyncio.to_thread(lambda: record.put_outcome(self._objects, result))

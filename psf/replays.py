@@ -10,13 +10,13 @@ from executors.interfaces import Executor
 from psf import record
 from psf.errors import InvalidField
 from psf.history import ancestors, find_snapshot
-from psf.limits import LimitRules, of_stages
+from psf.limits import LimitRules, of_recorded, of_stages
 from psf.lineage import Blame, blame, first_failing
 from psf.record import Order
 from psf.replay import Chain, Difference, Replacement, ReplayedStep, Replayer, ReplayReport
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
-from psf.systems import SystemRules, system_of
+from psf.systems import SystemRules, refuse_system, system_of
 from psf.turns import to_thread
 from store.capture import Path
 from store.errors import ObjectDamaged, ObjectMissing
@@ -68,9 +68,10 @@ class Replays:
     ) -> ReplayReport:
         """Run the steps between two snapshots of the history again (default: all to the head). `changes`: by step number.
 
-        Raises NotInHistory, InvalidField, RuntimeUnknown, ExecutorError, StoreError.
+        Raises NotInHistory, InvalidField, RuntimeUnknown, NetworkRefused, SystemUnknown, ExecutorError, StoreError.
         """
         session = await self._sessions.get(session_id, tenant, retained=True)
+        refuse_system(session, self._systems)
         chain = await to_thread(lambda: self._chain(session, start, end))
         base = chain[0][1].depth
         for number in changes or {}:
@@ -78,7 +79,10 @@ class Replays:
                 message = f"is no step between {base + 1} and {base + len(chain) - 1}"
                 raise InvalidField(("body", "change", str(number)), message, number)
         places = {number - base: replacement for number, replacement in (changes or {}).items()}
-        replayer = Replayer(self._objects, self._executor, self._runtimes, self._systems.sandbox, system_of(session))
+        replayer = Replayer(
+            self._objects, self._executor, self._runtimes, self._systems.sandbox, system_of(session),
+            bounded=lambda limits: of_recorded(limits, self._rules),
+        )  # fmt: skip
         return await replayer.replay(chain, parallel=parallel, replacements=places, seen=seen)
 
     async def verify(
@@ -128,6 +132,7 @@ class Replays:
         It is taken not to fail at `start` (default: the base) and, once it fails, to go on failing to `end` (default: the head).
         """
         session = await self._sessions.get(session_id, tenant, retained=True)
+        refuse_system(session, self._systems)
         chain = await to_thread(lambda: self._chain(session, start, end))
         runtime = self._runtimes.get(order.runtime or session.runtime)
         compiling = {"compile": order.compile_limits} if runtime.compile is not None else {}

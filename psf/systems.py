@@ -38,6 +38,11 @@ def refuse(session: Session, rules: SystemRules) -> None:
     """Raises SandboxDiffers, SystemUnknown for a session whose programs would see another system here than it was made with."""
     if session.sandbox != rules.sandbox:
         raise SandboxDiffers(session.sandbox, rules.sandbox)
+    refuse_system(session, rules)
+
+
+def refuse_system(session: Session, rules: SystemRules) -> None:
+    """Raises SystemUnknown for a session whose image or work directory this server does not give: it may have come from elsewhere."""
     try:
         check(system_of(session), rules)
     except InvalidField as error:
