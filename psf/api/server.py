@@ -19,6 +19,7 @@ from psf.api.operations import Operation, described, operation_of
 from psf.api.repeating import finish_all
 from psf.api.schemas import HealthAnswer
 from psf.errors import InvalidField
+from psf.api.streams import send_long
 from psf.services import Services
 from psf.tokens import Tokens
 
@@ -54,6 +55,7 @@ def build(
     application = web.Application(client_max_size=body_bytes_max, middlewares=before)
     application[SERVICES] = services
     finish_all(application)
+    send_long(application)
     application[CAPABILITIES] = capabilities
     application[POLICY] = policy
     for table in TABLES:

@@ -7,13 +7,16 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
+from executors.completion import completed
+from executors.errors import Overloaded
 from psf.errors import InvalidField
 from psf.sources import FREE_BYTES_MIN, free_bytes
 from psf.turns import to_thread
@@ -21,6 +24,12 @@ from store.files import Files
 
 PIECE_BYTES = 256 << 10
 PIECES_AHEAD = 4
+SENDING_MAX = 64
+PATIENCE_S = 60.0
+"""So long somebody may take none of what is sent to him, or send none of what he wants to."""
+_threads = ThreadPoolExecutor(SENDING_MAX, thread_name_prefix="psf-send")
+"""A writer waits for its reader: in threads that nothing else waits for."""
+_SENDING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("sending", set)
 
 
 class _Sent(io.RawIOBase):
@@ -45,14 +54,22 @@ class _Sent(io.RawIOBase):
 async def send_written(
     request: web.Request, write: Callable[[BinaryIO], None], headers: dict[str, str]
 ) -> web.StreamResponse:
-    """An answer with what `write` writes, in a thread. What fails after it has begun ends the connection: no reader takes it for whole."""
+    """An answer with what `write` writes, in a thread. What fails after it has begun ends the connection: no reader takes it for whole.
+
+    Raises Overloaded when too many are being sent.
+    """
+    sending = request.app[_SENDING]
+    if len(sending) >= SENDING_MAX:
+        raise Overloaded(f"{SENDING_MAX} archives and bundles are being sent already")
     sent = _Sent(asyncio.get_running_loop())
 
     def act() -> None:
         with io.BufferedWriter(sent, PIECE_BYTES) as buffered:
             write(cast("BinaryIO", buffered))
 
-    writing = asyncio.ensure_future(to_thread(act))
+    writing = asyncio.get_running_loop().run_in_executor(_threads, act)
+    sending.add(writing)
+    writing.add_done_callback(sending.discard)
     writing.add_done_callback(lambda _: asyncio.ensure_future(sent.pieces.put(None)))
     response = web.StreamResponse(headers=headers)
     try:
@@ -62,20 +79,38 @@ async def send_written(
         await response.prepare(request)
         piece = first
         while piece is not None:
-            await response.write(piece)
+            await _taken(response.write(piece))
             piece = await sent.pieces.get()
         await writing
         await response.write_eof()
     except BaseException:
-        sent.given_up = True
-        while not writing.done():
-            with contextlib.suppress(asyncio.QueueEmpty):
-                sent.pieces.get_nowait()
-            await asyncio.sleep(0.01)
         if response.prepared and request.transport is not None:
             request.transport.abort()
+        sent.given_up = True
+        await completed(_let_go(sent, writing))
         raise
     return response
+
+
+def send_long(application: web.Application) -> None:
+    """Have the application send long answers."""
+    application[_SENDING] = set()
+
+
+async def _taken(writing: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await writing
+    except TimeoutError:
+        raise ClientConnectionResetError("nobody takes what is sent") from None
+
+
+async def _let_go(sent: _Sent, writing: asyncio.Future[None]) -> None:
+    """Have a writer end for whom nobody reads."""
+    while not writing.done():
+        with contextlib.suppress(asyncio.QueueEmpty):
+            sent.pieces.get_nowait()
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

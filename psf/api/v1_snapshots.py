@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 from aiohttp import web
 
+from executors.errors import Overloaded
 from psf import recorded, text_diff
 from psf.api import decode
 from psf.api.callers import tenant_of
@@ -144,7 +145,7 @@ async def read_file(request: web.Request) -> web.Response:
     Operation(
         answer_media=tuple(_MEDIA.values()),
         query=(Given("format", ArchiveFormat, "tar when nothing is said"),),
-        errors=(ArchiveRefused,),
+        errors=(ArchiveRefused, Overloaded),
     )
 )
 async def archive(request: web.Request) -> web.StreamResponse:
@@ -262,7 +263,9 @@ async def untag(request: web.Request) -> web.Response:
 @routes.get("/v1/sessions/{session_id}/bundle")
 @described(
     Operation(
-        answer_media=(_BUNDLE,), query=(number("since", 2**62, "only the moves after this number"),), errors=FINDING
+        answer_media=(_BUNDLE,),
+        query=(number("since", 2**62, "only the moves after this number"),),
+        errors=(*FINDING, Overloaded),
     )
 )
 async def bundle(request: web.Request) -> web.StreamResponse:
