@@ -19,7 +19,7 @@ import msgspec
 from store.errors import DecodeError
 from store.head_tables import TIME_S_MAX
 from store.ids import ID_BYTES, SnapshotId
-from store.interfaces import Move, Session
+from store.interfaces import KEY_BYTES, Move, Session
 from store.moves import fields_of
 
 VERSION = 1
@@ -27,6 +27,7 @@ MOVES_MAX = 100_000
 """A longer log is carried by several bundles, one after the other."""
 PREREQUISITES_MAX = 100_000
 TEXT_CHARACTERS_MAX = 200
+KIND_BYTES_MAX = 100
 RUN_RECORD_BYTES_MAX = 1 << 20
 _SESSION_ID = re.compile(rf"[0-9A-Za-z_][0-9A-Za-z_-]{{0,{TEXT_CHARACTERS_MAX - 1}}}")
 
@@ -124,6 +125,10 @@ def _check_session(session: Session) -> None:
     for field, text in (texts | {"name": session.name if session.name is not None else "-"}).items():
         if not _is_text(text):
             raise DecodeError(f"has a {field} that is not 1 to {TEXT_CHARACTERS_MAX} printable characters")
+    # Those that ask for no system have neither.
+    for field, text in {"image": session.image, "work_dir": session.work_dir}.items():
+        if text and not _is_text(text):
+            raise DecodeError(f"has a {field} that is not 1 to {TEXT_CHARACTERS_MAX} printable characters")
     if not all(map(_is_time, (session.created_at_s, session.used_at_s))):
         raise DecodeError("has a session whose created_at_s or used_at_s is no time")
     if not math.isfinite(session.ttl_s) or session.ttl_s < 0:
@@ -150,8 +155,10 @@ def _check_log(header: Header) -> None:
 def _check_move(move: Move) -> None:
     if not _is_id(move.to_snapshot) or not (move.from_snapshot is None or _is_id(move.from_snapshot)):
         raise DecodeError(f"has a move {move.sequence} between what are no snapshot ids")
-    if not _is_text(move.kind) or not _is_time(move.at_s):
+    if not _is_text(move.kind) or len(move.kind.encode()) > KIND_BYTES_MAX or not _is_time(move.at_s):
         raise DecodeError(f"has a move {move.sequence} whose kind or at_s is none")
+    if not {len(move.key), len(move.asked)} <= {0, KEY_BYTES}:
+        raise DecodeError(f"has a move {move.sequence} whose key or asked is no digest")
     if move.run_record and not _is_run_record(move.run_record):
         raise DecodeError(f"has a move {move.sequence} whose run record is no JSON object, or too long")
 

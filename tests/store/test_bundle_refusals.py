@@ -107,6 +107,11 @@ OTHER = SnapshotId(b"\x07" * 32)
         *((lambda header, field=field: of_session(header, **{field: "x" * 201}), f"{field} that is not 1 to 200 printable")
           for field in ("name", "tenant", "runtime", "sandbox")),
         (lambda header: of_session(header, name=""), "name that is not 1 to 200"),
+        *((lambda header, field=field, text=text: of_session(header, **{field: text}), f"{field} that is not 1 to 200 printable")
+          for field in ("image", "work_dir") for text in ("x" * 2000, "/a\nb")),
+        *((lambda header, field=field, size=size: move(header, 1, **{field: b"x" * size}), "key or asked is no digest")
+          for field in ("key", "asked") for size in (1, 17)),
+        (lambda header: move(header, 1, kind="\u2603" * 100), "kind or at_s"),
         (lambda header: of_session(header, name="\x1b[31m"), "name that is not 1 to 200 printable"),
         (lambda header: move(header, 1, kind="\u202egpj"), "kind or at_s"),
         (lambda header: move(header, 1, kind="x" * 201), "kind or at_s"),
