@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, Protocol
 import msgspec
 
 from store.bundle import BundleReader, Incoming
-from store.bundle_header import TEXT_CHARACTERS_MAX, is_session_id
+from store.bundle_header import TEXT_CHARACTERS_MAX, Header, is_session_id
 from store.bundle_plan import Plan, make_plan
 from store.bundle_verify import verify_bundle
 from store.check import Progress, no_progress
@@ -67,6 +67,8 @@ def import_bundle(
         verified = verify_bundle(file, objects, heads, tenant, progress)
         header = verified.header
         session = _as_imported(header.session, tenant, as_session, now_s)
+        if session.session_id != header.session.session_id:
+            verified = verified._replace(header=_without_keys(header))
         if not make_plan(objects, heads, session, verified, extend=extend).moves:
             return Imported(session.session_id, "unchanged", 0, 0)
         if _store_objects(file, objects, progress) != verified.digest:
@@ -105,6 +107,12 @@ def _as_imported(session: Session, tenant: str, as_session: str | None, now_s: f
         session, session_id=as_session if as_session is not None else session.session_id, tenant=tenant, ttl_s=min(session.ttl_s, TTL_S_MAX),
         created_at_s=now_s, used_at_s=now_s,
     )  # fmt: skip
+
+
+def _without_keys(header: Header) -> Header:
+    """Of a log that becomes another session's: the requests that made it made the first one's moves, and are not done twice."""
+    moves = tuple(msgspec.structs.replace(move, key=b"", asked=b"") for move in header.moves)
+    return msgspec.structs.replace(header, moves=moves)
 
 
 def _store_objects(file: BinaryIO, objects: Objects, progress: Progress) -> bytes:

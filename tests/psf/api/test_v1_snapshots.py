@@ -286,6 +286,23 @@ async def test_a_session_goes_elsewhere_as_a_bundle_and_goes_on_there(api: Api, 
         elsewhere.close()
 
 
+async def test_a_request_that_made_a_session_has_not_made_its_copy(api: Api) -> None:
+    key = {"Idempotency-Key": "once"}
+    session = (await made(api))["session_id"]
+    path = f"/v1/sessions/{session}/execute"
+    _, first = await api.post(path, {"code": "a=1"}, **key)
+    _, forks = await api.post(f"/v1/sessions/{session}/fork", {}, **key)
+    for copied, name in ((session, "copy"), (forks["sessions"][0]["session_id"], "forked")):
+        async with api.client.get(f"/v1/sessions/{copied}/bundle") as response:
+            data = await response.read()
+        for outcome in ("created", "unchanged"):
+            async with api.client.post(f"/v1/bundles?session={name}", data=data) as response:
+                assert (await response.json())["change"] == outcome
+    status, again = await api.post(path, {"code": "a=1"}, **key)
+    assert (status, again["snapshot"], again["repeated"]) == (200, first["snapshot"], True)
+    assert (await api.post(f"/v1/sessions/{session}/fork", {}, **key))[1] == forks
+
+
 async def test_a_snapshot_is_seen_by_those_whose_histories_have_it_and_by_nobody_else(bench: Bench) -> None:
     reading, sessions, changes = bench.services.reading, bench.service, bench.changes
     from psf.errors import SnapshotUnknown
