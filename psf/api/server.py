@@ -18,8 +18,8 @@ from psf.api.keys import CAPABILITIES, POLICY, SERVICES, Policy
 from psf.api.operations import Operation, described, operation_of
 from psf.api.repeating import finish_all
 from psf.api.schemas import HealthAnswer
-from psf.errors import InvalidField
 from psf.api.streams import send_long
+from psf.errors import InvalidField
 from psf.services import Services
 from psf.tokens import Tokens
 
