@@ -89,7 +89,10 @@ def _program(parser: argparse.ArgumentParser) -> None:
 def _options_of_program(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--code", metavar="TEXT", help="the program itself")
     parser.add_argument(
-        "-r", "--runtime", metavar="NAME", help="its language (default: by the file's name, else the session's)"
+        "-r",
+        "--runtime",
+        metavar="NAME",
+        help="its language (default: by the file's name, else the session's; python in a new one)",
     )
     parser.add_argument("-i", "--stdin", metavar="FILE", help="what it reads; - for this command's own stdin")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable")
@@ -237,7 +240,10 @@ def _add_asking(commands: Any) -> None:
     bisect.add_argument("program", nargs="?", metavar="PROGRAM", help="the file of the program; - for stdin")
     bisect.add_argument("-c", "--code", metavar="TEXT", help="the program itself")
     bisect.add_argument(
-        "-r", "--runtime", metavar="NAME", help="its language (default: by the file's name, else the session's)"
+        "-r",
+        "--runtime",
+        metavar="NAME",
+        help="its language (default: by the file's name, else the session's; python in a new one)",
     )
     bisect.add_argument("--good", metavar="PLACE", help="where it is known not to fail (default: the beginning)")
     bisect.add_argument("--bad", metavar="PLACE", help="where it is known to fail (default: the head)")

@@ -79,6 +79,7 @@ class Caller:
         self._token = (token if token is not None else os.environ.get("PSF_TOKEN", "")).strip()
         self.retries, self._silence_s = retries, silence_s
         self._connections: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def close(self) -> None:
         connections, self._connections = self._connections, None
@@ -168,7 +169,13 @@ class Caller:
         return f"{self.url} cannot be reached, or the connection broke: {reason}"
 
     def _ready(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._connections is not None and self._loop is not loop:
+            raise Misused(
+                "this client is used in another loop; close it there first, or make another one (SyncClient has its own loop)"
+            )
         if self._connections is None:
+            self._loop = loop
             connector = aiohttp.TCPConnector(limit=0, socket_factory=_lively_socket)
             self._connections = aiohttp.ClientSession(connector=connector)
             # It would ask again by itself what HTTP takes to be repeatable, and nobody would know.

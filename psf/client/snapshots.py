@@ -73,7 +73,7 @@ class Snapshots:
 
 
 async def download(caller: Caller, asked: Asked, file: BinaryIO) -> int:
-    """Write an answer into a file; gives how many bytes. A retry begins where the first attempt did."""
+    """Write an answer into a file; gives how many bytes. A retry begins where the first attempt did. Raises OSError of the file's."""
     begin = file.tell() if file.seekable() else None
 
     async def read(response: aiohttp.ClientResponse) -> int:
@@ -82,14 +82,28 @@ async def download(caller: Caller, asked: Asked, file: BinaryIO) -> int:
             file.truncate()
         size_bytes = 0
         async for piece in response.content.iter_chunked(PIECE_BYTES):
-            file.write(piece)
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise _FileFailed(error) from error
             size_bytes += len(piece)
         return size_bytes
 
-    if begin is None:
-        async with caller.opened(asked) as response:
-            return await read(response)
-    return await caller.each(asked, read)
+    try:
+        if begin is None:
+            async with caller.opened(asked) as response:
+                return await read(response)
+        return await caller.each(asked, read)
+    except _FileFailed as failed:
+        raise failed.error from None
+
+
+class _FileFailed(Exception):
+    """The file, not the connection: a broken pipe is one of both kinds."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Manifest(msgspec.Struct):

@@ -90,3 +90,19 @@ def test_a_store_that_is_none_is_one_line_and_no_traceback(tmp_path: Path) -> No
     done = run(tmp_path / "store", "ls")
     assert done.returncode == 3
     assert [line[:5] for line in done.stderr.splitlines()] == [b"psf: "]
+
+
+def test_a_folder_larger_than_one_request_goes_in_and_comes_out_whole(tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "folder"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"f{number}").write_bytes(os.urandom(9 << 20))
+    assert run(store, "new", "--name", "mine").returncode == 0
+    assert run(store, "cp", str(folder), "mine:data").stderr == b""
+    assert run(store, "cp", "mine:data", str(tmp_path / "out")).stderr == b""
+    assert all((tmp_path / "out" / file.name).read_bytes() == file.read_bytes() for file in folder.iterdir())
+    assert [move["kind"] for move in json.loads(run(store, "log", "mine", "--json").stdout)] == [
+        "write",
+        "write",
+        "create",
+    ]

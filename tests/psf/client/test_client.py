@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from executors.fake import Script
 from executors.interfaces import Request
 from psf.client import (
+    NO_RETRIES,
     Client,
     HeadMoved,
     Invalid,
@@ -21,7 +23,8 @@ from psf.client import (
     NewFile,
     NotFound,
     Session,
-)
+    Unreachable,
+)  # fmt: skip
 from store.snapshot import Ending
 from tests.psf.service import Bench
 
@@ -313,3 +316,42 @@ async def test_a_stream_tells_bytes_that_are_no_text_as_they_are(session: Sessio
     events = [event async for event in session.stream("x")]
     assert b"".join(event.data for event in events) == data
     assert "".join(event.text for event in events).startswith("a\ufffdü")
+
+
+async def test_a_file_that_cannot_be_written_is_no_lost_connection(session: Session, client: Client) -> None:
+    class Full(io.BytesIO):
+        writes = 0
+
+        def write(self, data: object) -> int:
+            self.writes += 1
+            raise BrokenPipeError("nobody reads")
+
+    head = await session.write({"a": "1"})
+    full = Full()
+    with pytest.raises(BrokenPipeError):
+        await client.archive(head, full)
+    assert full.writes == 1
+
+
+def test_a_client_of_another_loop_says_so() -> None:
+    client = Client("http://127.0.0.1:9", retries=NO_RETRIES)
+
+    async def ask() -> None:
+        await client.health()
+
+    first = asyncio.new_event_loop()
+    with pytest.raises(Unreachable):
+        first.run_until_complete(ask())
+    with pytest.raises(Misused, match="another loop"):
+        asyncio.run(ask())
+    first.run_until_complete(client.close())
+    first.close()
+    with pytest.raises(Unreachable):
+        asyncio.run(_ask_and_close(client))
+
+
+async def _ask_and_close(client: Client) -> None:
+    try:
+        await client.health()
+    finally:
+        await client.close()
