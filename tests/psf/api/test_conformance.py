@@ -19,10 +19,10 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 from schemathesis.config import SchemathesisConfig
+from schemathesis.core import NOT_SET
 from schemathesis.core.parameters import ParameterLocation
-from schemathesis.specs.openapi.checks import positive_data_acceptance, use_after_free
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from psf.api import openapi, server
 from tests.psf.api.conftest import application
@@ -61,7 +61,6 @@ def as_they_are(_: object, value: Any) -> bytes:
 for media in ("application/x-tar", "application/gzip", "application/zip"):
     schemathesis.openapi.media_type(media, st.sampled_from(list(archives())))
 
-ADDRESS: list[str] = []
 BUNDLES = [b""]
 """The last one is whole, once there is a session that it is of."""
 whole, cut, changed = (
@@ -155,52 +154,35 @@ def test_an_operation_is_as_described(case: schemathesis.Case, address: str, the
         assert response.json()["error"]["code"] in codes
 
 
-def linked() -> dict[str, Any]:
-    """The description with what follows from an answer: sessions have steps, files, forks; steps have snapshots."""
-    document = json.loads(json.dumps(DESCRIPTION))
-    operations = {said["operationId"]: said for methods in document["paths"].values() for said in methods.values()}
-    of_session = [
-        name for name in operations if name.startswith(("post_v1_sessions_session_id_", "get_v1_sessions_session_id"))
-    ]
-    of_snapshot = [name for name in operations if name.startswith("get_v1_snapshots_snapshot")]
-    for name, status, parameter, field, others in (
-        ("post_v1_sessions", "201", "session_id", "session_id", of_session),
-        ("post_v1_sessions_session_id_fork", "201", "session_id", "sessions/0/session_id", of_session),
-        ("post_v1_sessions_session_id_execute", "200", "snapshot", "snapshot", of_snapshot),
-        ("post_v1_sessions_session_id_files", "200", "snapshot", "head", of_snapshot),
-    ):
-        links: dict[str, Any] = {}
-        for other in others:
-            links[other] = {"operationId": other, "parameters": {parameter: f"$response.body#/{field}"}}
-            if other.endswith(("_execute", "_files")):
-                links[other]["requestBody"] = (
-                    {"code": "a.txt=1"} if other.endswith("_execute") else {"write": {"b": {"text": ""}}}
-                )
-        operations[name]["responses"][status]["links"] = links
-    return document
+def test_a_life_of_a_session_is_answered_as_described(address: str) -> None:
+    def call(
+        method: str, route: str, body: Any = NOT_SET, query: dict[str, str] | None = None, **parameters: str
+    ) -> Any:
+        case = SCHEMA[route][method].Case(path_parameters=parameters, query=query or {}, body=body)
+        response = case.call_and_validate(base_url=address)
+        assert response.status_code < 300
+        return json.loads(response.content) if response.content.startswith(b"{") else response.content
 
-
-class Linked(schemathesis.openapi.from_dict(linked(), config=SchemathesisConfig(seed=1)).as_state_machine()):  # type: ignore[misc]
-    """Calls that follow from one another's answers."""
-
-    def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
-        return {"base_url": ADDRESS[-1]}
-
-    def validate_response(self, response: Any, case: schemathesis.Case, *args: Any, **kwargs: Any) -> None:
-        case.validate_response(response, excluded_checks=[positive_data_acceptance, use_after_free])
-
-
-def test_calls_that_follow_from_one_another_are_as_described(address: str) -> None:
-    ADDRESS.append(address)
-    run_state_machine_as_test(
-        Linked,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=15,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            phases=(Phase.explicit, Phase.generate),
-        ),
-    )
+    own, snapshots = "/v1/sessions/{session_id}", "/v1/snapshots/{snapshot}"
+    session = call("POST", "/v1/sessions", {"files": {"a": {"text": "1\n2\n"}}})["session_id"]
+    (fork,) = call("POST", f"{own}/fork", {"names": ["other"]}, session_id=session)["sessions"]
+    head = call("POST", f"{own}/execute", {"code": "b=2", "memo": True, "note": "n"}, session_id=session)["snapshot"]
+    call("POST", f"{own}/files", {"write": {"c/d": {"base64": "/w=="}}, "expected": head}, session_id=session)
+    call("POST", f"{own}/files", {"write": {"a": {"text": "2\n"}}}, session_id=fork["session_id"])
+    merged = call("POST", f"{own}/merge", {"from": fork["session_id"]}, session_id=session)["head"]
+    assert call("PUT", "/v1/tags/{name}", {"session": session, "at": 1}, name="first")["name"] == "first"
+    assert call("GET", "/v1/diff", query={"from": "first", "to": merged, "unified": "true"})["unified"]
+    for snapshot in (head, merged, "first"):
+        assert call("GET", snapshots, snapshot=snapshot)["kind"] in ("run", "merge", "write")
+        assert call("GET", f"{snapshots}/manifest", snapshot=snapshot)["entries"]
+    assert call("GET", f"{own}/blame/{{path}}", session_id=session, path="a")["kind"] == "write"
+    assert call("POST", f"{own}/bisect", {"code": "words", "bad": head}, session_id=session)["step"] is None
+    assert call("POST", f"{own}/replay", {"parallel": 2}, session_id=session)["same"]
+    assert call("POST", f"{own}/replay", {"verify": True}, session_id=session)["same"]
+    call("POST", f"{own}/rollback", {"to": "-1"}, session_id=session)
+    call("PATCH", own, {"name": "renamed", "limits": {"processes": 3}}, session_id=session)
+    assert [move["kind"] for move in call("GET", f"{own}/log", session_id=session)["moves"]][-1] == "create"
+    call("DELETE", own, session_id=session)
+    assert call("GET", own, session_id=session)["expired"]
+    call("POST", f"{own}/undelete", {}, session_id=session)
+    call("DELETE", "/v1/tags/{name}", name="first")
