@@ -53,6 +53,12 @@ def scratch_files(result: Result, work_dir: str) -> dict[str, str]:
     return {name: base64.b64encode(result.fetched[name]).decode() for name in outside}
 
 
+def leads_to_scratch(names: tuple[str, ...], work_dir: str) -> bool:
+    """Whether one of the files that are asked for lies where no tree holds it."""
+    places = (paths.resolve(name, work_dir) for name in names)
+    return any(not isinstance(place, str) and place.scratch is not None for place in places)
+
+
 def _is_kept(name: str, work_dir: str) -> bool:
     place = paths.resolve(name, work_dir)
     return not isinstance(place, str) and place.scratch is None

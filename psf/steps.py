@@ -185,7 +185,7 @@ class Steps:
         number = place.parent.depth + 1
         after = Snapshot(snapshots.VERSION, number, (place.session.head,), result.tree, step, outcome)
         identity = self._advance(place, after, run_record, keyed)
-        if self._memo is not None and record.is_repeatable(step, outcome):
+        if self._memo is not None and record.is_repeatable(step, outcome) and self._holds_all(place, order):
             self._memo.remember(memo_key(place.session.tenant, place.parent, step), identity)
         return identity
 
@@ -222,7 +222,7 @@ class Steps:
     async def _from_memo(self, place: Place, order: Order, keyed: Keyed) -> Executed | None:
         """The step taken from the record of an equal one, as a snapshot and a move like any other; None when there is none to be had."""
         memo = self._memo
-        if memo is None or not record.may_be_remembered(order, place.limits):
+        if memo is None or not record.may_be_remembered(order, place.limits) or not self._holds_all(place, order):
             return None
         system = await self._executor.prepare(system_of(place.session))
         audited = memo.is_audited(random.random())  # noqa: S311 - a sample, not a secret
@@ -251,6 +251,10 @@ class Steps:
         after = msgspec.structs.replace(equal, depth=place.parent.depth + 1, parents=(place.session.head,), step=step)
         identity = self._advance(place, after, run_record, keyed)
         return msgspec.structs.replace(executed, snapshot=identity, memo=True)
+
+    def _holds_all(self, place: Place, order: Order) -> bool:
+        """Whether the tree after a step holds all files that it is asked for: an equal step has no others."""
+        return not recorded.leads_to_scratch(order.fetch, self._systems.work_dir_of(system_of(place.session)))
 
     # -- parts ----------------------------------------------------------------------------------------------------------
 

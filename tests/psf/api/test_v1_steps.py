@@ -314,6 +314,14 @@ async def test_what_did_not_end_by_itself_is_not_remembered(
         assert not (await ran(api, one, "b=2", memo=True))["memo"]
 
 
+async def test_what_is_fetched_from_where_no_tree_holds_it_is_made_anew(api: Api) -> None:
+    session = (await made(api))["session_id"]
+    other = await forked(api, session)
+    for one in (session, other):
+        assert not (await ran(api, one, "b=2", memo=True, fetch=["b", "/tmp/x"]))["memo"]
+    assert len(api.bench.fake.requests) == 2
+
+
 async def test_failures_are_remembered_as_they_were(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.bench.fake, "_play", lambda _: Script(stderr=b"no", exit_code=3))
     session = (await made(api))["session_id"]
