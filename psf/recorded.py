@@ -14,11 +14,15 @@ from executors.paths import WORK
 from store.ids import Kind
 from store.interfaces import Objects
 from store.known import KnownTrees
-from store.snapshot import Run, Snapshot, Stage, Stream
+from store.snapshot import LeftOut, Run, Snapshot, Stage, Stream
 from store.view import Patience, Regular, TreeView, follow
 
 SCRATCH_FILES = "scratch_files"
 """In a run record: files that were fetched from outside of the work directory, which no tree holds, as base64 by name."""
+SCRATCH_FILES_LEFT = "scratch_files_left"
+"""In a run record: how many of them it has no room for."""
+SCRATCH_BYTES_MAX = 384 << 10
+"""Run records stand in the heads, are listed by the hundred, and go into bundles, which take a MiB of each (store.bundle_header)."""
 
 
 MEMO = "memo"
@@ -44,13 +48,27 @@ def result_of(objects: Objects, snapshot: Snapshot, run_record: bytes, work_dir:
     fetched = _fetched(objects, snapshot, step.fetch, work_dir)
     fetched |= {name: base64.b64decode(data) for name, data in facts.get(SCRATCH_FILES, {}).items()}
     kept = {name: fetched[name] for name in step.fetch if name in fetched}
-    return Result(snapshot.tree, stages, kept, outcome.left_out, warm=bool(facts.get("warm", False)))
+    left_out = outcome.left_out
+    if left := facts.get(SCRATCH_FILES_LEFT):
+        left_out = (
+            *left_out,
+            LeftOut(b"", f"and {left} files from outside of the work directory, too long to be kept"),
+        )
+    return Result(snapshot.tree, stages, kept, left_out, warm=bool(facts.get("warm", False)))
 
 
-def scratch_files(result: Result, work_dir: str) -> dict[str, str]:
-    """Those of the files fetched that no tree holds, as a run record has them."""
+def scratch_files(result: Result, work_dir: str) -> dict[str, object]:
+    """Those of the files fetched that no tree holds, as facts of a run record; as many as it has room for."""
     outside = [name for name in result.fetched if not _is_kept(name, work_dir)]
-    return {name: base64.b64encode(result.fetched[name]).decode() for name in outside}
+    room = SCRATCH_BYTES_MAX
+    kept: dict[str, str] = {}
+    for name in outside:
+        data = result.fetched[name]
+        if (size := len(name.encode()) + len(data)) <= room:
+            room -= size
+            kept[name] = base64.b64encode(data).decode()
+    facts: dict[str, object] = {SCRATCH_FILES: kept} if kept else {}
+    return facts | ({SCRATCH_FILES_LEFT: len(outside) - len(kept)} if len(kept) < len(outside) else {})
 
 
 def leads_to_scratch(names: tuple[str, ...], work_dir: str) -> bool:

@@ -171,8 +171,8 @@ class Steps:
         if seen is not None:
             seen.end()
         facts = {**self._run_facts, **record.noted(order)}
-        if keyed.key and (outside := recorded.scratch_files(result, self._systems.work_dir_of(system))):
-            facts[recorded.SCRATCH_FILES] = outside
+        if keyed.key:
+            facts |= recorded.scratch_files(result, self._systems.work_dir_of(system))
         run_record = record.run_record(result, started_s, facts)
         # To its end even when the caller goes away: the turn must not end while it is under way.
         snapshot = await completed(to_thread(lambda: self._commit(place, order, result, run_record, keyed)))

@@ -258,6 +258,34 @@ async def test_a_step_can_be_cancelled_by_somebody_else(streaming: tuple[Api, Pr
     assert (await api.send("DELETE", "/v1/sessions/nobody/execute", None))[0] == 404
 
 
+async def test_a_record_keeps_as_much_of_other_files_as_it_has_room_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"/tmp/short": b"x" * 1000, "/tmp/long": b"y" * (1 << 20)}
+    execute = api.bench.fake.execute
+
+    async def fetching(request: Request, watch: StageWatch | None = None) -> Result:
+        return msgspec.structs.replace(await execute(request, watch), fetched=files)
+
+    monkeypatch.setattr(api.bench.fake, "execute", fetching)
+    session = (await made(api))["session_id"]
+    answers = [
+        (
+            await api.post(
+                f"/v1/sessions/{session}/execute",
+                {"code": "a=1", "fetch": list(files)},
+                **{"Idempotency-Key": "once"},
+            )
+        )[1]
+        for _ in range(2)
+    ]
+    assert list(answers[0]["files"]) == list(files)
+    assert list(answers[1]["files"]) == ["/tmp/short"]
+    assert answers[1]["left_out"][0]["reason"].startswith("and 1 files")
+    (newest, *_) = api.bench.store.heads.log(session, before=None, limit=1)
+    assert len(newest.run_record) < 1 << 20
+
+
 # -- memo -----------------------------------------------------------------------------------------------------------------
 
 
