@@ -160,7 +160,7 @@ class Steps:
                 raise
             raise StepCancelled from None
         finally:
-            del self._running[session_id]
+            self._running.pop(session_id, None)
 
     async def _carry_out(self, place: Place, order: Order, keyed: Keyed, watch: StageWatch | None = None) -> Executed:
         started_s = self._clock()
@@ -168,6 +168,7 @@ class Steps:
         request = record.to_request(self._runtimes, place.runtime, place.parent, order, place.limits, system)
         seen = MaskedWatch(watch, order.secrets) if watch is not None else None
         result = masked(await self._executor.execute(request, seen), order.secrets)
+        self._running.pop(place.session.session_id, None)  # past stopping: its head is going to move
         if seen is not None:
             seen.end()
         facts = {**self._run_facts, **record.noted(order)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -256,6 +257,26 @@ async def test_a_step_can_be_cancelled_by_somebody_else(streaming: tuple[Api, Pr
     printing.pieces.put_nowait(None)
     assert (await api.post(path, {"code": "a=1"}))[0] == 200
     assert (await api.send("DELETE", "/v1/sessions/nobody/execute", None))[0] == 404
+
+
+async def test_a_step_that_is_being_written_down_is_past_stopping(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    commit = api.bench.steps._commit
+
+    def slow(*given: Any) -> Any:
+        begun.set()
+        assert go_on.wait(10)
+        return commit(*given)
+
+    monkeypatch.setattr(api.bench.steps, "_commit", slow)
+    session = (await made(api))["session_id"]
+    running = asyncio.ensure_future(ran(api, session, "a=1"))
+    try:
+        assert await asyncio.to_thread(begun.wait, 10)
+        assert await api.send("DELETE", f"/v1/sessions/{session}/execute", None) == (200, {"cancelled": False})
+    finally:
+        go_on.set()
+    assert (await running)["snapshot"] == await api.bench.head(session)
 
 
 async def test_a_record_keeps_as_much_of_other_files_as_it_has_room_for(
