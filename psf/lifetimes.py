@@ -20,10 +20,10 @@ class Lifetimes:
         self._heads, self._once, self._sessions, self._clock = heads, once, sessions, clock
 
     async def change(
-        self, session_id: str, tenant: str, settings: SessionSettings, *, keyed: Keyed = UNKEYED
+        self, session_id: str, tenant: str, settings: Callable[[Session], SessionSettings], *, keyed: Keyed = UNKEYED
     ) -> Session:
-        """Give a session other settings. Raises SessionMissing, SessionExpired, KeyReused."""
-        await self._once.move(session_id, tenant, self._setting("settings", lambda _: settings, keyed), keyed=keyed)
+        """Give a session the settings that `settings` makes of those it has in its turn. Raises SessionMissing, SessionExpired, KeyReused."""
+        await self._once.move(session_id, tenant, self._setting("settings", settings, keyed), keyed=keyed)
         return await self._sessions.get(session_id, tenant, retained=True)
 
     async def delete(self, session_id: str, tenant: str) -> None:

@@ -107,17 +107,22 @@ async def get(request: web.Request) -> web.Response:
 async def change(request: web.Request) -> web.Response:
     """Change a session's name, ttl or limits."""
     body = await decode.read_body(request, SettingsRequest)
-    sessions, tenant, keyed = request.app[SERVICES].sessions, tenant_of(request), await keyed_of(request)
-    session = await sessions.get(_id(request), tenant)
-    name = session.name if body.name is msgspec.UNSET else body.name
-    if name is not None:
+    tenant, keyed = tenant_of(request), await keyed_of(request)
+    name, asked = body.name, body.limits
+    if isinstance(name, str):
         name = _name(("body", "name"), name)
-    ttl_s = session.ttl_s if body.ttl_s is msgspec.UNSET else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
-    asked = session.limits if body.limits is msgspec.UNSET else body.limits
-    limits.check(asked, request.app[POLICY].rules, ("body", "limits"))
-    changing = request.app[SERVICES].lifetimes.change(
-        _id(request), tenant, SessionSettings(name, ttl_s, asked), keyed=keyed
-    )
+    ttl_s = body.ttl_s if body.ttl_s is msgspec.UNSET else decode.seconds("ttl_s", body.ttl_s, TTL_S_MAX)
+    if asked is not msgspec.UNSET:
+        limits.check(asked, request.app[POLICY].rules, ("body", "limits"))
+
+    def changed(session: Session) -> SessionSettings:
+        return SessionSettings(
+            session.name if name is msgspec.UNSET else name,
+            session.ttl_s if ttl_s is msgspec.UNSET else ttl_s,
+            session.limits if asked is msgspec.UNSET else asked,
+        )
+
+    changing = request.app[SERVICES].lifetimes.change(_id(request), tenant, changed, keyed=keyed)
     return answer(await _shown(request, await to_the_end(request, changing, keyed)))
 
 

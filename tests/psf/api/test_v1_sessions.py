@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -116,6 +117,16 @@ async def test_settings_are_changed_one_by_one_and_stand_in_the_log(api: Api) ->
     _, log = await api.get(f"{path}/log")
     assert [move["kind"] for move in log["moves"]] == ["settings"] * 4 + ["create"]
     assert (await api.send("PATCH", path, _json({"ttl_s": 0}), **_JSON))[0] == 422
+
+
+async def test_settings_that_are_changed_at_once_are_all_changed(api: Api) -> None:
+    session = (await made(api, name="old", ttl_s=50))["session_id"]
+    path = f"/v1/sessions/{session}"
+    changes = [{"name": "new"}, {"ttl_s": 60}, {"limits": {"processes": 5}}]
+    for status, _ in await asyncio.gather(*(api.send("PATCH", path, _json(change), **_JSON) for change in changes)):
+        assert status == 200
+    _, answer = await api.get(path)
+    assert (answer["name"], answer["ttl_s"], answer["limits"]) == ("new", 60.0, {"processes": 5})
 
 
 async def test_a_deleted_session_is_gone_until_it_is_undeleted(api: Api) -> None:
