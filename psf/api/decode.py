@@ -64,7 +64,7 @@ async def read_body(request: web.Request, kind: type[_Body], *, optional: bool =
     """
     if any(coding.lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
         raise UnsupportedBody("send the body without Content-Encoding")
-    data = await _received(request)
+    data = await received(request)
     if not data and optional:
         data = b"{}"
     elif request.content_type != "application/json":
@@ -72,7 +72,8 @@ async def read_body(request: web.Request, kind: type[_Body], *, optional: bool =
     return await aside(lambda: decode(data, kind), len(data))
 
 
-async def _received(request: web.Request) -> bytes:
+async def received(request: web.Request) -> bytes:
+    """The whole body. Raises BodyTooSlow, InvalidField; aiohttp's own 413 over the cap."""
     try:
         async with asyncio.timeout(BODY_PATIENCE_S):
             return await request.read()

@@ -17,6 +17,7 @@ from aiohttp import ClientConnectionResetError, web
 
 from executors.completion import completed
 from executors.errors import Overloaded
+from psf.api.decode import BodyTooSlow
 from psf.errors import InvalidField
 from psf.sources import FREE_BYTES_MIN, free_bytes
 from psf.turns import to_thread
@@ -27,6 +28,8 @@ PIECES_AHEAD = 4
 SENDING_MAX = 64
 PATIENCE_S = 60.0
 """So long somebody may take none of what is sent to him, or send none of what he wants to."""
+ASIDE = frozenset({"/v1/snapshots", "/v1/bundles"})
+"""Whose bodies are put aside, and never held in memory."""
 _threads = ThreadPoolExecutor(SENDING_MAX, thread_name_prefix="psf-send")
 """A writer waits for its reader: in threads that nothing else waits for."""
 _SENDING: web.AppKey[set[asyncio.Future[None]]] = web.AppKey("sending", set)
@@ -113,12 +116,23 @@ async def _let_go(sent: _Sent, writing: asyncio.Future[None]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def _sent_piece(request: web.Request) -> bytes:
+    """The next one of a body; none at its end."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await request.content.read(PIECE_BYTES)
+    except TimeoutError:
+        raise BodyTooSlow(f"nothing of the body arrived for {PATIENCE_S:g} s") from None
+    except web.RequestPayloadError as error:
+        raise InvalidField(("body",), f"cannot be read: {error}", kind="body_malformed") from None
+
+
 @asynccontextmanager
 async def put_aside(request: web.Request, folder: Path) -> AsyncIterator[BinaryIO]:
-    """The request's body in a file without a name. Raises InvalidField when the store's disk has no room for it."""
+    """The request's body in a file without a name. Raises BodyTooSlow; InvalidField, also when the store's disk has no room for it."""
     files = Files()
     with os.fdopen(files.unnamed(str(folder), 0o600), "r+b") as file:
-        async for piece in request.content.iter_chunked(PIECE_BYTES):
+        while piece := await _sent_piece(request):
             if free_bytes(file.fileno()) - len(piece) < FREE_BYTES_MIN:
                 raise InvalidField(("body",), "is more than the disk of the store has room for")
             await to_thread(lambda piece=piece: files.write(file.fileno(), piece))  # type: ignore[misc]

@@ -50,7 +50,7 @@ async def write_many(request: web.Request) -> web.Response:
 async def write_one(request: web.Request) -> web.Response:
     """Write one file: the body is its content, of any type. `executable=true` makes it a program."""
     path = path_of(("path", "path"), request.match_info["path"])
-    data = await request.read()
+    data = await decode.received(request)
     keyed = await keyed_of(request)
     edit = FileEdit(data, query_flag(request, "executable"))
     expected = expected_of(request.query.get("expected"))

@@ -65,7 +65,7 @@ def test_a_body_is_described_by_the_struct_that_the_handler_reads(route: web.Rou
     read = re.findall(r"read_body\(request, (\w+)(, optional=True)?\)", source)
     described = [(said.body.__name__, ", optional=True" if said.body_optional else "")] if said.body else []
     assert read == described
-    assert ("put_aside(" in source or "request.read()" in source) == bool(said.body_media)
+    assert ("put_aside(" in source or "decode.received(" in source) == bool(said.body_media)
 
 
 @each_route
