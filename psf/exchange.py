@@ -31,7 +31,10 @@ class ExchangedHeads(Heads, HeadSweeper, HeadRestorer, Protocol):
 
 
 class Exchange:
-    """`folder`: of the store's file system, where what is read twice lies meanwhile. `clock` gives seconds since 1970."""
+    """`folder`: of the store's file system, where what is read twice lies meanwhile. `clock` gives seconds since 1970.
+
+    `refuse_more` raises QuotaReached for a tenant that may not have so many further sessions.
+    """
 
     def __init__(
         self,
@@ -41,9 +44,10 @@ class Exchange:
         tags: Tags,
         folder: Path,
         clock: Callable[[], float],
+        refuse_more: Callable[[str, int], None],
     ) -> None:
         self._objects, self._heads, self._turns, self._tags = objects, heads, turns, tags
-        self.folder, self._clock = folder, clock
+        self.folder, self._clock, self._refuse_more = folder, clock, refuse_more
 
     def export_archive(self, snapshot: Snapshot, form: ArchiveFormat, stream: BinaryIO) -> None:
         """Write a snapshot's tree. Raises ArchiveRefused, ObjectMissing, ObjectDamaged, OSError."""
@@ -80,13 +84,14 @@ class Exchange:
     async def import_bundle(
         self, tenant: str, file: BinaryIO, *, as_session: str | None, extend: bool
     ) -> bundle_import.Imported:
-        """Take in a session of the tenant's. Raises BundleRefused, WriterFenced."""
+        """Take in a session of the tenant's. Raises BundleRefused, QuotaReached, WriterFenced."""
         async with self._turns.take(f"import {tenant}") as epoch:
 
             def act() -> bundle_import.Imported:
                 return bundle_import.import_bundle(
                     file, self._objects, self._heads,
                     tenant=tenant, now_s=self._clock(), epoch=epoch, as_session=as_session, extend=extend,
+                    admit=lambda: self._refuse_more(tenant, 1),
                 )  # fmt: skip
 
             return await completed(to_thread(act))

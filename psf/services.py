@@ -81,7 +81,7 @@ def compose(
     replays = Replays(objects, heads, sessions, executor, runtimes, systems, rules)
     tags = Tags(heads, turns, clock)
     reading = Reading(objects, heads, tags)
-    exchange = Exchange(objects, heads, turns, tags, folder, clock)
+    exchange = Exchange(objects, heads, turns, tags, folder, clock, sessions.refuse_more)
     return Services(
         sessions, lifetimes, steps, changes, replays, reading, tags, exchange, objects, heads, runtimes, memo
     )

@@ -94,7 +94,7 @@ class SessionService:
             def act() -> Session:
                 if made := made_before(self._heads, keyed, tenant):
                     return _as_begun(made[0].session, made[0].move)
-                self._refuse_more(tenant, 1)
+                self.refuse_more(tenant, 1)
                 now_s = self._clock()
                 session = Session(
                     _new_id(), tenant, name, begin(), runtime, self._systems.sandbox, ttl_s, now_s, now_s, limits,
@@ -183,7 +183,7 @@ class SessionService:
             def act() -> list[Session]:
                 if made := made_before(self._heads, keyed, tenant):
                     return [_as_begun(moved.session, moved.move) for moved in made]
-                self._refuse_more(tenant, len(names))
+                self.refuse_more(tenant, len(names))
                 session = self._heads.get(session_id, tenant)
                 head = session.head if start is None else find_snapshot(self._objects, self._heads, session, start)
                 now_s = self._clock()
@@ -202,7 +202,7 @@ class SessionService:
 
             return await completed(to_thread(act))
 
-    def _refuse_more(self, tenant: str, more: int) -> None:
+    def refuse_more(self, tenant: str, more: int) -> None:
         """Raises QuotaReached when the tenant has so many sessions that it may not have so many more. In a thread."""
         if (count := self._heads.count(tenant)) + more > self._sessions_max:
             advice = "those that expired count until they are not retained any more (retention_s)"

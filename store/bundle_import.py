@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -51,6 +51,7 @@ def import_bundle(
     epoch: int | None,
     as_session: str | None = None,
     extend: bool = False,
+    admit: Callable[[], None] = lambda: None,
     progress: Progress = no_progress,
 ) -> Imported:
     """Bring the session of a bundle, a path or a seekable file, into a store.
@@ -59,6 +60,8 @@ def import_bundle(
     continues is extended when `extend` says so: whoever has seen the ids of a session can make a bundle that continues it. Any other
     is refused. The session must be `tenant`'s; with `as_session` it becomes a session of that id and
     of `tenant`. It counts as used, and when new as created, at `now_s`, seconds since 1970.
+
+    `admit` is asked before a new session is made, and raises what speaks against it.
 
     `epoch` is that of a turn which the caller holds meanwhile (see store.gc); it should be that of the session. Raises BundleRefused,
     WriterFenced and OSError.
@@ -69,8 +72,11 @@ def import_bundle(
         session = _as_imported(header.session, tenant, as_session, now_s)
         if session.session_id != header.session.session_id:
             verified = verified._replace(header=_without_keys(header))
-        if not make_plan(objects, heads, session, verified, extend=extend).moves:
+        plan = make_plan(objects, heads, session, verified, extend=extend)
+        if not plan.moves:
             return Imported(session.session_id, "unchanged", 0, 0)
+        if not plan.after:
+            admit()
         if _store_objects(file, objects, progress) != verified.digest:
             raise BundleRefused("its file", "changed while it was read")
         objects.sync()

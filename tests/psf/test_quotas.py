@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
 
@@ -25,6 +26,22 @@ async def test_a_tenant_has_so_many_sessions_and_others_have_theirs(bench: Bench
         await sessions.create("bash", 60, "one")
     assert bench.store.heads.count("one") == 3
     assert await sessions.create("bash", 60, "two")
+
+
+async def test_sessions_that_are_taken_in_count_as_others_do(bench: Bench) -> None:
+    services = bench.another(tenants=TenantLimits(sessions=2))
+    session = await services.sessions.create("bash", 60, "one")
+    data = io.BytesIO()
+    services.exchange.export_bundle(session, data, since=None, have=[])
+
+    async def take(name: str) -> str:
+        data.seek(0)
+        return (await services.exchange.import_bundle("one", data, as_session=name, extend=False)).change
+
+    assert [await take("copy"), await take("copy")] == ["created", "unchanged"]
+    with pytest.raises(QuotaReached):
+        await take("another")
+    assert bench.store.heads.count("one") == 2
 
 
 async def test_a_tenant_has_so_many_steps_at_once_and_others_have_theirs(bench: Bench) -> None:
