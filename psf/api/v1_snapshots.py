@@ -120,20 +120,22 @@ async def read_file(request: web.Request) -> web.Response:
     """One file's bytes; a range of them with `Range`."""
     path = path_of(("path", "path"), request.match_info["path"])
 
-    def read() -> tuple[bytes, Entry]:
-        _, snapshot = _found(request)
+    def read() -> tuple[SnapshotId, bytes, Entry]:
+        identity, snapshot = _found(request)
         services = request.app[SERVICES]
         entry = services.reading.entry(snapshot, path)
         if not entry.is_file:
             raise InvalidField(("path", "path"), f"is a {_kind(entry)}, not a file", request.match_info["path"][:200])
-        return services.objects.get(Kind.BLOB, trees.entry_blob(entry)), entry
+        return identity, services.objects.get(Kind.BLOB, trees.entry_blob(entry)), entry
 
-    data, entry = await to_thread(read)
+    identity, data, entry = await to_thread(read)
     media = mimetypes.guess_type(path[-1].decode(errors="replace"))[0] or "application/octet-stream"
+    # A tag may name another snapshot tomorrow.
+    lasts = "immutable, max-age=31536000" if request.match_info["snapshot"] == identity.hex() else "no-cache"
     # What a program wrote is shown by nobody's browser as a page of this server's.
     headers = {
         "ETag": f'"{entry.content.hex()}"', "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox", "Cache-Control": "private, immutable, max-age=31536000",
+        "Content-Security-Policy": "sandbox", "Cache-Control": f"private, {lasts}",
     }  # fmt: skip
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return web.Response(status=304, headers=headers)

@@ -153,6 +153,14 @@ async def test_a_range_of_a_file_is_served(api: Api, wanted: str, status: int, d
         assert response.status == 304
 
 
+async def test_a_file_may_be_kept_under_an_id_and_not_under_a_tag(api: Api) -> None:
+    session = await made(api, files={"f": {"text": "x"}})
+    assert (await api.send("PUT", "/v1/tags/here", _json({"snapshot": session["head"]}), **_JSON))[0] == 200
+    for name, lasts in ((session["head"], True), ("here", False)):
+        async with api.client.get(f"/v1/snapshots/{name}/files/f") as response:
+            assert ("immutable" in response.headers["Cache-Control"]) == lasts
+
+
 async def test_what_is_no_file_is_not_served_as_one(api: Api) -> None:
     head = (await made(api, files={"d/f": {"text": ""}}))["head"]
     assert (await api.get(f"/v1/snapshots/{head}/files/d"))[0] == 422
