@@ -24,6 +24,7 @@ from psf.systems import SystemRules, system_of
 from psf.turns import Turns, to_thread
 from store import snapshot as snapshots
 from store.asked import NOTHING_ASKED, AskedLimits
+from store.bundle_import import TTL_S_MAX
 from store.ids import Kind, SnapshotId
 from store.interfaces import (
     UNKEYED,
@@ -228,9 +229,18 @@ def lived_s(heads: Heads, session: Session) -> float:
     if session.ttl_s:
         return session.ttl_s
     for move in heads.log(session.session_id, before=None, limit=MOVES_LOOKED_AT):
-        if facts := msgspec.json.decode(move.run_record) if move.kind == "deleted" else None:
-            return float(facts["ttl_s"])
+        if move.kind == "deleted" and (ttl_s := _noted_ttl_s(move.run_record)):
+            return ttl_s
     return 0.0
+
+
+def _noted_ttl_s(run_record: bytes) -> float | None:
+    """What stands in the record of a deletion, which may have come in with a bundle; None when that is no time to live."""
+    try:
+        ttl_s = msgspec.json.decode(run_record, type=dict[str, float]).get("ttl_s", 0.0)
+    except msgspec.MsgspecError:
+        return None
+    return min(ttl_s, TTL_S_MAX) if ttl_s > 0 else None
 
 
 def _as_begun(session: Session, move: Move) -> Session:

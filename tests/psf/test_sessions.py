@@ -12,10 +12,11 @@ from executors.interfaces import Executor, Request, Result, StageWatch
 from psf.errors import InvalidField, RuntimeUnknown, SandboxDiffers, SessionExpired
 from psf.record import Order
 from psf.turns import WAITING_STEPS_MAX
+from store.bundle_import import TTL_S_MAX
 from store.check import check
 from store.errors import NotInHistory, SessionMissing
 from store.ids import Kind
-from store.interfaces import Move
+from store.interfaces import Move, SessionSettings
 from tests.psf.service import TENANT, Bench
 
 
@@ -336,3 +337,15 @@ async def test_a_session_goes_on_with_the_sandbox_it_was_made_with_or_not_at_all
     (fork,) = await other.sessions.fork(session, TENANT)
     assert (fork.sandbox, fork.head.hex()) == ("other", head)
     assert (await other.steps.execute(fork.session_id, TENANT, Order(b"b=2", keep="all"))).snapshot is not None
+
+
+@pytest.mark.parametrize(
+    ("record", "ttl_s"),
+    [(b"", 0.0), (b'{"x":1}', 0.0), (b'{"ttl_s":"x"}', 0.0), (b'{"ttl_s":-5}', 0.0), (b'{"ttl_s":1e300}', TTL_S_MAX)],
+)
+async def test_a_deletion_that_came_from_elsewhere_may_say_anything(bench: Bench, record: bytes, ttl_s: float) -> None:
+    session = await bench.service.create("bash", 60, TENANT)
+    heads = bench.store.heads
+    deleted = Move(0, "deleted", session.head, session.head, 1.0, record)
+    heads.advance(session.session_id, session.head, deleted, settings=SessionSettings(None, 0.0, session.limits))
+    assert (await bench.services.lifetimes.undelete(session.session_id, TENANT)).ttl_s == ttl_s
