@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import msgspec
 
@@ -17,7 +18,7 @@ from psf.replay import Chain, Difference, Replacement, ReplayedStep, Replayer, R
 from psf.runtimes import Runtimes
 from psf.sessions import SessionService
 from psf.systems import SystemRules, refuse_system, system_of
-from psf.turns import to_thread
+from psf.turns import Turns, to_thread
 from store.capture import Path
 from store.errors import ObjectDamaged, ObjectMissing
 from store.ids import Kind, SnapshotId
@@ -50,9 +51,11 @@ class Replays:
         runtimes: Runtimes,
         systems: SystemRules,
         rules: LimitRules,
+        turns: Turns,
     ) -> None:
         self._objects, self._heads, self._sessions = objects, heads, sessions
         self._executor, self._runtimes, self._systems, self._rules = executor, runtimes, systems, rules
+        self._turns = turns
         self._known = KnownTrees(objects)
 
     async def replay(
@@ -68,7 +71,7 @@ class Replays:
     ) -> ReplayReport:
         """Run the steps between two snapshots of the history again (default: all to the head). `changes`: by step number.
 
-        Raises NotInHistory, InvalidField, RuntimeUnknown, NetworkRefused, SystemUnknown, ExecutorError, StoreError.
+        Raises NotInHistory, InvalidField, RuntimeUnknown, NetworkRefused, SystemUnknown, Overloaded, ExecutorError, StoreError.
         """
         session = await self._sessions.get(session_id, tenant, retained=True)
         refuse_system(session, self._systems)
@@ -83,7 +86,10 @@ class Replays:
             self._objects, self._executor, self._runtimes, self._systems.sandbox, system_of(session),
             bounded=lambda limits: of_recorded(limits, self._rules),
         )  # fmt: skip
-        return await replayer.replay(chain, parallel=parallel, replacements=places, seen=seen)
+        with ExitStack() as shares:
+            for _ in range(min(parallel, len(chain) - 1)):
+                shares.enter_context(self._turns.share(tenant))
+            return await replayer.replay(chain, parallel=parallel, replacements=places, seen=seen)
 
     async def verify(
         self, session_id: str, tenant: str, *, start: str | int | None = None, end: str | int | None = None
@@ -148,7 +154,8 @@ class Replays:
             result = await self._executor.execute(request)
             return any(run.exit_code != 0 for _, run in result.stages)
 
-        found = await first_failing(len(chain) - 1, fails)
+        with self._turns.share(tenant):
+            found = await first_failing(len(chain) - 1, fails)
         if found is None:
             return Bisected(None, None, runs)
         return Bisected(chain[found][1].depth, chain[found][0], runs)

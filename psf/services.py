@@ -78,7 +78,7 @@ def compose(
     )  # fmt: skip
     changes = Changes(objects, heads, sessions.once, clock)
     lifetimes = Lifetimes(heads, sessions.once, sessions, clock)
-    replays = Replays(objects, heads, sessions, executor, runtimes, systems, rules)
+    replays = Replays(objects, heads, sessions, executor, runtimes, systems, rules, turns)
     tags = Tags(heads, turns, clock)
     reading = Reading(objects, heads, tags)
     exchange = Exchange(objects, heads, turns, tags, folder, clock, sessions.refuse_more)

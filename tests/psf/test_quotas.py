@@ -54,3 +54,16 @@ async def test_a_tenant_has_so_many_steps_at_once_and_others_have_theirs(bench: 
     assert beside.snapshot is not None
     assert [isinstance(result, Overloaded) for result in results].count(True) == 1
     assert (await services.steps.execute(ids[0], "one", ORDER)).snapshot is not None
+
+
+async def test_steps_that_run_again_count_as_others_do(bench: Bench) -> None:
+    services = bench.another(tenants=TenantLimits(steps=2))
+    session = (await services.sessions.create("bash", 60, "one")).session_id
+    for _ in range(3):
+        await services.steps.execute(session, "one", ORDER)
+    assert (await services.replays.replay(session, "one", parallel=2)).steps == 3
+    ran = len(bench.fake.requests)
+    with pytest.raises(Overloaded):
+        await services.replays.replay(session, "one", parallel=3)
+    assert len(bench.fake.requests) == ran
+    assert (await services.steps.execute(session, "one", ORDER)).snapshot is not None
