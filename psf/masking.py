@@ -33,34 +33,60 @@ class MaskedWatch:
 
     def __init__(self, watch: StageWatch, secrets: tuple[tuple[str, str], ...]) -> None:
         self._watch, self._values = watch, _values(secrets)
-        self._held_bytes = max((len(value) for value in self._values), default=1) - 1
+        self._longest = max((len(value) for value in self._values), default=1)
         self._held: defaultdict[tuple[str, str], bytes] = defaultdict(bytes)
-        """The end of what has been told of each stream: a value may begin in it."""
+        """The end of what has come of each stream: a value may begin in it."""
 
     def __call__(self, stage: str, stream: str, data: bytes) -> None:
         place = stage, stream
-        whole = _without(self._held[place] + data, self._values)
-        told = len(whole) - self._held_bytes
-        self._held[place] = whole[max(told, 0) :]
-        if told > 0:
-            self._watch(stage, stream, whole[:told])
+        whole = self._held[place] + data
+        spans = _spans(whole, self._values)
+        # What begins before this ends in what is there.
+        told = max(len(whole) - self._longest + 1, 0)
+        for start, end in spans:
+            if start < told < end:
+                # Another value may begin in it. Those that go on and on in one another are told all the same.
+                told = start if len(whole) - start <= 4 * self._longest else end
+        self._held[place] = whole[told:]
+        if told:
+            self._watch(stage, stream, _cut(whole[:told], [span for span in spans if span[1] <= told]))
 
     def end(self) -> None:
         """Tell what was held back."""
         for (stage, stream), data in self._held.items():
             if data:
-                self._watch(stage, stream, data)
+                self._watch(stage, stream, _without(data, self._values))
         self._held.clear()
 
 
 def _values(secrets: tuple[tuple[str, str], ...]) -> list[bytes]:
-    """Longest first: one may stand in another."""
-    return sorted(
-        (value.encode() for _, value in secrets if len(value) >= SECRET_CHARACTERS_MIN), key=len, reverse=True
-    )
+    return [value.encode() for _, value in secrets if len(value) >= SECRET_CHARACTERS_MIN]
 
 
 def _without(data: bytes, values: list[bytes]) -> bytes:
+    return _cut(data, _spans(data, values))
+
+
+def _spans(data: bytes, values: list[bytes]) -> list[tuple[int, int]]:
+    """Where values stand, in order; those that overlap as one."""
+    found: list[tuple[int, int]] = []
     for value in values:
-        data = data.replace(value, MASK)
-    return data
+        start = data.find(value)
+        while start >= 0:
+            found.append((start, start + len(value)))
+            start = data.find(value, start + len(value))
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if spans and start < spans[-1][1]:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def _cut(data: bytes, spans: list[tuple[int, int]]) -> bytes:
+    parts, done = [], 0
+    for start, end in spans:
+        parts += [data[done:start], MASK]
+        done = end
+    return b"".join((*parts, data[done:]))
