@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from store import snapshot as snapshots
 from store.errors import NotInHistory
@@ -66,12 +67,14 @@ def _steps_back(objects: Objects, head: SnapshotId, count: int, text: str) -> Sn
 
 
 def _step(objects: Objects, heads: Heads, session: Session, number: int, text: str) -> SnapshotId:
-    for start in (session.head, *_logged(heads, session.session_id)):
+    seen: set[SnapshotId] = set()
+    for start in chain((session.head,), _logged(heads, session.session_id)):
         for identity, snapshot in ancestors(objects, start):
             if snapshot.depth == number:
                 return identity
-            if snapshot.depth < number:
+            if snapshot.depth < number or identity in seen:
                 break
+            seen.add(identity)
     raise NotInHistory(text, "is not a step of this session's history")
 
 

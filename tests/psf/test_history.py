@@ -203,3 +203,16 @@ def test_a_whole_id_where_the_head_has_stood_is_found_without_reading_snapshots(
     history.objects = counting
     assert [history.find(identity.hex()) for identity in chain] == chain
     assert gets == 0
+
+
+def test_a_number_that_a_merge_passed_over_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History()
+    merged = Snapshot(snapshots.VERSION, 500, (history.step(),), EMPTY_TREE, None, Outcome((), ()))
+    history.go(SnapshotId(history.objects.put(Kind.SNAPSHOT, snapshots.encode(merged))))
+    for _ in range(100):
+        history.step()
+    reads: list[bytes] = []
+    get = history.objects.get
+    monkeypatch.setattr(history.objects, "get", lambda kind, name: reads.append(name) or get(kind, name))
+    history.refusal(50)
+    assert len(reads) < 500
