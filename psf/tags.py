@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from executors.completion import completed
-from psf.errors import InvalidField, SnapshotUnknown
+from psf.errors import InvalidField, QuotaReached, SnapshotUnknown
 from psf.tokens import TENANT_OF_ALL
 from psf.turns import Turns, to_thread
 from store.ids import SnapshotId
 from store.interfaces import Heads, Pin, Pins
 
+TAGS_MAX = 10_000
+"""Of each tenant."""
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 _LIKE_AN_ID = re.compile(r"[0-9a-f]{6,}")
 _RULE = "must be 1 to 100 letters, digits and . _ -, begin with a letter, and not look like an id"
@@ -29,16 +31,23 @@ class Tags:
         self._heads, self._turns, self._clock = heads, turns, clock
 
     async def set(self, tenant: str, name: str, snapshot: Callable[[], SnapshotId]) -> Pin:
-        """Name a snapshot, or move the name to it. `snapshot` finds it, in a thread and under a lease. Raises InvalidField."""
+        """Name a snapshot, or move the name to it. `snapshot` finds it, in a thread and under a lease. Raises InvalidField, QuotaReached."""
         check_name(name)
         async with self._turns.take(f"tag {tenant} {name}") as epoch:
 
             def act() -> Pin:
+                self._refuse_more(tenant, name)
                 pin = Pin(_pin_name(tenant, name), snapshot(), self._clock())
                 self._heads.pin(pin, epoch=epoch)
                 return pin
 
             return await completed(to_thread(act))
+
+    def _refuse_more(self, tenant: str, name: str) -> None:
+        """All tags are read whenever one is looked for, whosever it is."""
+        named = self.all(tenant)
+        if len(named) >= TAGS_MAX and name not in named:
+            raise QuotaReached(f"there are {len(named)} tags, and no more may be", "let go of some")
 
     async def remove(self, tenant: str, name: str) -> None:
         """Let go of a name. Raises SnapshotUnknown when there is none."""

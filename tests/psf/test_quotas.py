@@ -8,9 +8,11 @@ import io
 import pytest
 
 from executors.errors import Overloaded
+from psf import tags
 from psf.errors import QuotaReached
 from psf.record import Order
 from psf.services import TenantLimits
+from store.snapshot import EMPTY_SNAPSHOT_ID
 from tests.psf.service import Bench
 
 ORDER = Order(b"a=1", keep="all")
@@ -26,6 +28,20 @@ async def test_a_tenant_has_so_many_sessions_and_others_have_theirs(bench: Bench
         await sessions.create("bash", 60, "one")
     assert bench.store.heads.count("one") == 3
     assert await sessions.create("bash", 60, "two")
+
+
+async def test_a_tenant_has_so_many_tags_and_may_move_and_let_go_of_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tags, "TAGS_MAX", 2)
+    service = bench.services.tags
+    for name in ("a", "b", "a"):
+        await service.set("one", name, lambda: EMPTY_SNAPSHOT_ID)
+    with pytest.raises(QuotaReached):
+        await service.set("one", "c", lambda: EMPTY_SNAPSHOT_ID)
+    await service.set("two", "c", lambda: EMPTY_SNAPSHOT_ID)
+    await service.remove("one", "a")
+    await service.set("one", "c", lambda: EMPTY_SNAPSHOT_ID)
 
 
 async def test_sessions_that_are_taken_in_count_as_others_do(bench: Bench) -> None:
