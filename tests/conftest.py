@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.dockerd import daemon
 from tests.dockerd.daemon import TestDaemon
-from tests.redisd import server
-from tests.redisd.server import TestRedis
+
+if TYPE_CHECKING:
+    from tests.redisd.server import TestRedis
 
 pytest.register_assert_rewrite("executors.testing", "store.testing")
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -82,6 +84,8 @@ def docker_daemon() -> Iterator[TestDaemon]:
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[TestRedis]:
     """A Redis of our own, to be left running and as it is but for keys of the test's own prefix. Skips where there is none to be had."""
+    from tests.redisd import server  # its library is not for each Python that runs tests
+
     with server.running() as running:
         yield running
 
@@ -89,5 +93,7 @@ def shared_redis() -> Iterator[TestRedis]:
 @pytest.fixture
 def redis_server() -> Iterator[TestRedis]:
     """A Redis of the test's own, to be done with as it likes."""
+    from tests.redisd import server  # its library is not for each Python that runs tests
+
     with server.running() as running:
         yield running

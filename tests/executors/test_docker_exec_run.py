@@ -53,7 +53,7 @@ async def test_a_program_of_whose_end_the_daemon_knows_nothing_has_no_ending(tmp
 
     watches = [(DiskWatch(str(tmp_path)), 1 << 30, 1000)]
     daemon: Any = StubDaemon()
-    run = Run(daemon, Started("container", NOBODYS_PID, -1), Job(("true",), (), b"", Limits()), watches, end)
+    run = Run(daemon, Started("container", NOBODYS_PID, -1), Job(("true",), (), b"", Limits()), watches, end, None)
     with pytest.raises(SandboxBroken):
         await run.result({}, bench.profile().user, "/work")
 

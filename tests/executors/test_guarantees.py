@@ -51,7 +51,7 @@ def test_a_facility_that_nothing_provides_is_missing() -> None:
 
 def test_our_sandboxes_tell_each_lack_by_the_name_that_can_be_required() -> None:
     profile = msgspec.structs.replace(bench.profile(), filter_program=None, privileged=False)
-    nothing = {"cgroup": None, "cgroup_missing": "x", "cpus_missing": "x", "exact_status": False}
+    nothing = {"cgroup": None, "cgroup_missing": "x", "cpus_missing": "x", "exact_status": False, "never_repeats": "x"}
     all_lacks = [
         *launched._capabilities(profile, "any", "auto", nothing | {"overlay": "none"}).missing,
         *launched._capabilities(profile, "any", "auto", nothing | {"overlay": None}).missing,

@@ -18,6 +18,7 @@ from tests.e2e.conftest import descendants
 ORDER: dict[str, Any] = {
     "id": 1, "cell": "cell", "argv": [], "arguments": [], "egress": None, "network": "loopback", "rlimits": {}, "processes": 100,
     "memory_bytes": 1 << 30, "group_processes": 100, "cpus": None, "cpu_time_s": 1, "wall_time_s": 1.0, "disk_bytes": 1, "disk_inodes": 1,
+    "watched": False, "turn": None,
 }  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def test_every_script_is_carried_and_every_key_has_the_tag(shared_redis: TestRed
         heads.pin(Pin("p", snapshot_name(1), 1.0))
         keys = shared_redis.command("KEYS", f"*{given.prefix}*")
         assert isinstance(keys, list)
-        assert len(keys) == 7
+        assert len(keys) == 9
         assert all(key.startswith(b"{%s}:" % given.prefix.encode()) for key in keys)
         assert heads.problems() == []
 
